@@ -1,0 +1,222 @@
+"""The door of `music-reclass`, and the only place that wires objects together."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import click
+
+from daemon import commands
+from daemon.change import Changer, WriterLock
+from daemon.core import bundle, config, log
+from daemon.core.config import Config, Root
+from daemon.core.errors import ConfigError, LedgerError, MusicReclassError
+from daemon.core.inference import Ensemble
+from daemon.core.ledger import Ledger
+from daemon.effects import models
+from daemon.effects.notify import Notifier
+from daemon.effects.queue import Queue
+from daemon.pipeline import Judge, Pipeline
+from daemon.service import Reloadable, Service
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+
+
+class Workshop:
+    """Makes the program's objects when a command asks for them; nothing is opened before that."""
+
+    def __init__(self, config_file: Path | None) -> None:
+        """Use the config in `config_file`, or the one that is found in its usual places."""
+        self._explicit = config_file
+        self._config: Config | None = None
+        self._serving: Ensemble | None = None
+
+    # Config and places
+
+    @property
+    def config_path(self) -> Path | None:
+        """The config file in use; None where the built-in defaults serve."""
+        return config.find(self._explicit, os.environ, Path.home(), CHECKOUT)
+
+    def load_config(self) -> Config:
+        """The config as it is on disk now; every command sees one and the same."""
+        path = self.config_path
+        self._config = config.load(path) if path is not None else config.default()
+        return self._config
+
+    @property
+    def config(self) -> Config:
+        """The config, read once."""
+        return self._config or self.load_config()
+
+    @property
+    def state_directory(self) -> Path:
+        """Where ledger, queue and bundles live."""
+        return config.state_directory(self.config, os.environ, Path.home())
+
+    @property
+    def models_directory(self) -> Path:
+        """Where bundles live."""
+        return config.models_directory(self.config, self.state_directory)
+
+    def start_logging(self) -> None:
+        """Log as the config says, from now on."""
+        settings = self.config.logging
+        log.configure(settings.level.value, settings.format, environment=os.environ)
+
+    # Parts
+
+    def bundle_folder(self, name: str | None = None) -> Path:
+        """The folder of the bundle called `name`, by default the one that the config names."""
+        return models.locate(self.models_directory, name or self.config.models.bundle)
+
+    def ensemble(self, settings: Config | None = None, name: str | None = None) -> Ensemble:
+        """The bundle, checked, opened and its golden outputs reproduced."""
+        chosen = (settings or self.config).models
+        loaded = bundle.load(models.locate(self.models_directory, name or chosen.bundle))
+        return Ensemble(loaded, device=chosen.device, threads=chosen.threads)
+
+    def judge(self) -> Judge:
+        """What `classify` needs: no ledger is opened and nothing is written."""
+        ensemble = self.ensemble()
+        return Judge(self.config, ensemble, self.config.build_taxonomy())
+
+    @contextlib.contextmanager
+    def ledger(self) -> Iterator[Ledger]:
+        """The ledger, closed afterwards."""
+        ledger = Ledger(self.state_directory / "ledger.db")
+        try:
+            yield ledger
+        finally:
+            ledger.close()
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[tuple[Ledger, Changer]]:
+        """The ledger and the means to change files, after what a crash left open is settled."""
+        with self.ledger() as ledger:
+            lock = WriterLock(self.state_directory)
+            changer = Changer(ledger, self.config.tagging)
+            try:
+                if lock.alone():
+                    changer.recover()
+                lock.share()
+                yield ledger, changer
+            finally:
+                lock.close()
+
+    @contextlib.contextmanager
+    def pipeline(self) -> Iterator[Pipeline]:
+        """A pipeline for one command."""
+        with self.writing() as (ledger, _):
+            yield Pipeline(self.config, self.ensemble(), ledger)
+
+    # The daemon
+
+    def serve(self, folders: Sequence[Path], announce: Callable[[str], None]) -> bool:
+        """Run the daemon until it is told to stop; False if it wants to be started again."""
+        with _only_daemon(self.state_directory), self.writing() as (ledger, _):
+            queue = Queue(self.state_directory / "queue.db")
+            try:
+                service = Service(self._reloadable(folders, ledger, announce), ledger, queue, Notifier(), self._publish)
+                service.handle_signals()
+                return service.run()
+            finally:
+                queue.close()
+
+    def _reloadable(self, folders: Sequence[Path], ledger: Ledger, announce: Callable[[str], None]) -> Reloadable:
+        def build(settings: Config) -> Pipeline:
+            ensemble = self.ensemble(settings)
+            manifest = ensemble.bundle.manifest
+            ledger.record_serving(manifest.id, ensemble.bundle.path, manifest.taxonomy_hash)
+            self._serving = ensemble
+            return Pipeline(settings, ensemble, ledger)
+
+        return Reloadable(
+            load_config=self.load_config,
+            roots=lambda settings: _roots(settings, folders, announce),
+            build_pipeline=build,
+            config_path=self.config_path,
+            bundle_mark=lambda settings: models.mark(self.models_directory, settings.models.bundle),
+            describe=self._describe,
+        )
+
+    def _describe(self) -> dict[str, Any]:
+        assert self._serving is not None, "a service is built with a bundle"
+        return {"bundle": self._serving.bundle.id, "device": self._serving.device.value}
+
+    def _publish(self, state: dict[str, Any]) -> None:
+        target = self.state_directory / "status.json"
+        partial = target.with_name(".status.json")
+        partial.write_text(json.dumps(state, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(partial, target)
+
+    def published(self) -> dict[str, Any] | None:
+        """What the running daemon last said of itself; None where none has ever run on this state."""
+        try:
+            state = json.loads((self.state_directory / "status.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return state if isinstance(state, dict) else None
+
+    def daemon_runs(self) -> bool:
+        """Whether a daemon holds this state directory now."""
+        try:
+            with _only_daemon(self.state_directory):
+                return False
+        except LedgerError:
+            return True
+
+
+@contextlib.contextmanager
+def _only_daemon(state: Path) -> Iterator[IO[bytes]]:
+    """The state directory is this daemon's alone; the kernel lets go of it when the process ends, however it ends."""
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with open(state / "daemon.lock", "ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise LedgerError(f"{state}: another daemon is running on this state directory") from error
+        yield file
+
+
+def _roots(settings: Config, folders: Sequence[Path], announce: Callable[[str], None]) -> tuple[Root, ...]:
+    if folders:
+        return tuple(Root(path=folder) for folder in folders)
+    if settings.roots:
+        return settings.roots
+    music = Path(os.environ.get("XDG_MUSIC_DIR") or Path.home() / "Music")
+    inbox = music / "reclass-inbox"
+    inbox.mkdir(parents=True, exist_ok=True)
+    announce(f"drop music here: {inbox}")
+    return (Root(path=inbox),)
+
+
+def main() -> None:
+    """Run the command line and exit: 0 done, 1 something failed or was refused, 2 wrong usage or config."""
+    code: int | None
+    try:
+        code = commands.program.main(prog_name="music-reclass", obj=Workshop, standalone_mode=False)
+    except click.ClickException as refusal:
+        refusal.show()
+        code = refusal.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        code = 130
+    except BrokenPipeError:
+        # Whoever read our output has seen enough (`| head`); Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except MusicReclassError as error:
+        click.echo(f"music-reclass: {error}", err=True)
+        code = 2 if isinstance(error, ConfigError) else 1
+    sys.exit(code or 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,206 @@
+"""Reads sound: the only module that imports PyAV (whose wheels carry FFmpeg). It never writes and never logs.
+
+A track is its sound, not its path: `audio_id` hashes the demuxed audio packets, which retagging and moving leave
+alone. Decoding is by seek, for the chosen seconds only; decoding a whole file takes two to four times as long as five
+windows of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import av
+import av.error
+import numpy as np
+from av.audio.frame import AudioFrame
+from av.audio.resampler import AudioResampler
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+
+from daemon.core.errors import BadFile, FileTrouble, from_os_error
+from daemon.core.records import Waveform
+
+# FFmpeg's libraries write to stderr by default; what matters reaches us as exceptions.
+av.logging.set_level(av.logging.PANIC)
+
+# Codecs such as Opus (80 ms, RFC 7845 section 4.6) and MP3 (bit reservoir) need a run-up after a seek.
+_PREROLL_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class SoundInfo:
+    """What the container says about its first audio stream. `duration_s` is 0.0 where the container does not know."""
+
+    duration_s: float
+    sample_rate_hz: int
+    channels: int
+    codec: str
+    container: str
+
+
+class Sound:
+    """One open audio file. Use as a context manager; not safe for use from several threads at once."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Open `path` and find its first audio stream.
+
+        Raises:
+            BadFile: not audio that FFmpeg knows, without an audio stream, missing or unreadable.
+            TryLater: the disk failed while reading.
+        """
+        self._path = os.fspath(path)
+        with _translated(self._path):
+            if os.stat(self._path).st_size == 0:
+                raise BadFile(self._path, "is empty")
+            self._container: InputContainer = av.open(self._path, metadata_errors="replace")
+        audio = self._container.streams.audio
+        if not audio:
+            self._container.close()
+            raise BadFile(self._path, "holds no audio stream")
+        self._stream: AudioStream = audio[0]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._container.close()
+
+    @property
+    def info(self) -> SoundInfo:
+        """The stream's properties as the container states them."""
+        context = self._stream.codec_context
+        return SoundInfo(
+            duration_s=self._duration_s(),
+            sample_rate_hz=context.sample_rate or 0,
+            channels=context.channels or 0,
+            codec=context.codec.canonical_name,
+            container=self._container.format.name,
+        )
+
+    def _duration_s(self) -> float:
+        if self._stream.duration is not None and self._stream.time_base is not None:
+            return float(self._stream.duration * self._stream.time_base)
+        if self._container.duration is not None:
+            return self._container.duration / av.time_base
+        return 0.0
+
+    def read(self, start_s: float, length_s: float, sample_rate_hz: int) -> Waveform:
+        """Decode `length_s` seconds from `start_s`, as mono float32 of shape [samples] at `sample_rate_hz`.
+
+        Channels are averaged, so that a mono and a stereo copy of one recording have the same level. Shorter than
+        asked where the file ends; empty past its end. Damaged packets in the middle are passed over, as players do.
+
+        Raises:
+            BadFile: nothing in the window could be decoded because the stream is damaged.
+            TryLater: the disk failed while reading.
+        """
+        wanted = round(length_s * sample_rate_hz)
+        chunks: list[Waveform] = []
+        got = 0
+        with _translated(self._path):
+            resampler = AudioResampler(format="fltp", rate=sample_rate_hz)
+            for frame in self._frames_from(start_s):
+                for piece in resampler.resample(frame):
+                    mono = self._from(start_s, piece, sample_rate_hz)
+                    chunks.append(mono)
+                    got += mono.size
+                if got >= wanted:
+                    break
+            else:
+                for piece in resampler.resample(None):
+                    chunks.append(self._from(start_s, piece, sample_rate_hz))
+        if not chunks:
+            return np.zeros(0, np.float32)
+        return np.ascontiguousarray(np.concatenate(chunks)[:wanted])
+
+    def _from(self, start_s: float, frame: AudioFrame, sample_rate_hz: int) -> Waveform:
+        """The frame's samples from `start_s` on: a seek lands before the asked time, never after it."""
+        samples: Waveform = frame.to_ndarray().mean(axis=0, dtype=np.float32)
+        if frame.time is None:
+            return samples
+        early = round((start_s + self._origin_s() - frame.time) * sample_rate_hz)
+        return samples[early:] if early > 0 else samples
+
+    def _origin_s(self) -> float:
+        start, base = self._stream.start_time, self._stream.time_base
+        return float(start * base) if start and base else 0.0
+
+    def _frames_from(self, start_s: float) -> Iterator[AudioFrame]:
+        base = self._stream.time_base
+        if base is not None:
+            target = (max(0.0, start_s - _PREROLL_S) + self._origin_s()) / float(base)
+            # Some containers (raw streams, a file without an index) cannot seek; reading from where we are still
+            # gives sound, and `_from` cuts what comes too early where the frames carry their time.
+            with contextlib.suppress(av.error.FFmpegError):
+                self._container.seek(int(target), stream=self._stream, backward=True)
+        damaged: av.error.FFmpegError | None = None
+        decoded = 0
+        for packet in self._container.demux(self._stream):
+            try:
+                frames = packet.decode()
+            except av.error.InvalidDataError as error:
+                damaged = error
+                continue
+            for frame in frames:
+                decoded += 1
+                yield frame
+        if damaged is not None and not decoded:
+            raise damaged
+
+    def packet_digest(self) -> str:
+        """SHA-256 (hex) over codec name and every audio packet from the first to the last.
+
+        Call it on a freshly opened file: it reads on from where the file stands.
+
+        Raises:
+            BadFile: the stream is damaged so that it cannot be demuxed, or holds no packet.
+            TryLater: the disk failed while reading.
+        """
+        digest = hashlib.sha256(self._stream.codec_context.codec.canonical_name.encode())
+        empty = True
+        with _translated(self._path):
+            for packet in self._container.demux(self._stream):
+                if packet.size:
+                    empty = False
+                    digest.update(packet)
+        if empty:
+            raise BadFile(self._path, "holds no audio packets")
+        return digest.hexdigest()
+
+
+def audio_id(path: str | os.PathLike[str]) -> str:
+    """The identity of the track in `path`: 64 hex digits that retagging and moving do not change.
+
+    Raises:
+        BadFile: not usable as audio.
+        TryLater: the disk failed while reading.
+    """
+    with Sound(path) as sound:
+        return sound.packet_digest()
+
+
+@contextlib.contextmanager
+def _translated(path: str) -> Iterator[None]:
+    try:
+        yield
+    except av.error.FFmpegError as error:
+        raise _sorted(path, error) from error
+    except OSError as error:
+        raise from_os_error(path, error) from error
+    except (ValueError, MemoryError, OverflowError, ArithmeticError) as error:
+        # PyAV passes on what a lying header makes of its arithmetic.
+        raise BadFile(path, f"cannot be decoded: {error}") from error
+
+
+def _sorted(path: str, error: av.error.FFmpegError) -> FileTrouble:
+    if isinstance(error, OSError):
+        return from_os_error(path, error)
+    return BadFile(path, f"is not audio that can be decoded ({error.strerror or error})")

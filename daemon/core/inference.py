@@ -1,0 +1,206 @@
+"""Runs a bundle's encoders on ONNX Runtime: the only module that imports it. Sound in, embeddings and logits out."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from daemon.core import segments
+from daemon.core.audio import Sound
+from daemon.core.bundle import Bundle, Member
+from daemon.core.errors import BundleError
+from daemon.core.records import Device, Waveform, Window
+
+# ONNX Runtime logs to stderr by itself; errors reach us as exceptions, warnings are of no use to the owner.
+_FATAL_ONLY = 4
+
+Embedding = NDArray[np.float32]
+Logits = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What the ensemble heard in one track.
+
+    Attributes:
+        windows: the segments that were heard, in order of information; empty for a silent track.
+        logits: weighted ensemble logits per segment, shape [segments, labels].
+        embeddings: each member's mean embedding over the segments, shape [dim], by encoder SHA-256.
+        duration_s: the track's length as the container states it.
+        decode_s, infer_s: wall time spent reading sound and running encoders.
+    """
+
+    windows: tuple[Window, ...]
+    logits: Logits
+    embeddings: dict[str, Embedding]
+    duration_s: float
+    decode_s: float
+    infer_s: float
+
+
+class Encoder:
+    """One member's ONNX session. `embed` may be called from one thread at a time."""
+
+    def __init__(self, member: Member, providers: Sequence[str], threads: int | None) -> None:
+        """Open the session; `threads` None lets ONNX Runtime use every core.
+
+        Raises:
+            BundleError: the file is no ONNX graph that maps waveform [batch, samples] to embedding [batch, dim].
+        """
+        self.member = member
+        options = ort.SessionOptions()
+        options.log_severity_level = _FATAL_ONLY
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        # Spinning keeps idle cores at 100 % between tracks; a daemon is idle most of its life.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._session = ort.InferenceSession(str(member.encoder), options, providers=list(providers))
+        except Exception as error:
+            # ONNX Runtime's exceptions have no common base; whatever the file makes it raise means: refuse it.
+            raise BundleError(f"{member.encoder}: is not a graph that ONNX Runtime can run: {error}") from error
+        self._check_signature()
+
+    def _check_signature(self) -> None:
+        inputs = [node.name for node in self._session.get_inputs()]
+        outputs = [node.name for node in self._session.get_outputs()]
+        if inputs != ["waveform"] or "embedding" not in outputs:
+            raise BundleError(f"{self.member.encoder}: maps {inputs} to {outputs}, not waveform to embedding")
+
+    @property
+    def providers(self) -> list[str]:
+        """The execution providers in use, first choice first."""
+        return list(self._session.get_providers())
+
+    def embed(self, waveforms: Waveform) -> Embedding:
+        """Embeddings [batch, dim] of `waveforms` [batch, samples], float32 in [-1, 1] at the member's rate."""
+        (embedding,) = self._session.run(["embedding"], {"waveform": np.ascontiguousarray(waveforms, np.float32)})
+        return np.asarray(embedding, np.float32)
+
+
+class Ensemble:
+    """A bundle ready to hear: sessions open, golden outputs reproduced. Use it from one thread."""
+
+    def __init__(self, bundle: Bundle, *, device: Device = Device.AUTO, threads: int | None = None) -> None:
+        """Open every member and replay its golden input.
+
+        Raises:
+            BundleError: a member does not run, or its outputs differ from the golden ones by more than the
+                manifest's tolerance: the bundle must not serve.
+        """
+        self.bundle = bundle
+        self.device = _available(device)
+        providers = ["CPUExecutionProvider"]
+        if self.device is Device.CUDA:
+            providers.insert(0, "CUDAExecutionProvider")
+        self._encoders = [Encoder(member, providers, threads) for member in bundle.members]
+        if any("CUDAExecutionProvider" not in encoder.providers for encoder in self._encoders):
+            # ONNX Runtime falls back by itself when the provider cannot load; say what is true.
+            self.device = Device.CPU
+        for encoder in self._encoders:
+            self._replay(encoder)
+
+    def _replay(self, encoder: Encoder) -> None:
+        golden = self.bundle.golden[encoder.member.name]
+        try:
+            embedding = encoder.embed(golden.waveform)
+        except Exception as error:
+            raise BundleError(f"{encoder.member.encoder}: fails on its golden input: {error}") from error
+        if embedding.shape != golden.embedding.shape:
+            raise BundleError(f"{encoder.member.encoder}: gives shape {embedding.shape}, not {golden.embedding.shape}")
+        tolerance = self.bundle.manifest.golden_tolerance
+        apart = float(np.abs(embedding - golden.embedding).max())
+        apart_logits = float(np.abs(head_logits(encoder.member, embedding) - golden.logits).max())
+        # A NaN compares false, so the comparison is written to fail on it.
+        if not (apart <= tolerance and apart_logits <= tolerance * 10):
+            raise BundleError(
+                f"{encoder.member.encoder}: golden outputs differ by {apart:.2g} in the embedding and"
+                f" {apart_logits:.2g} in the logits, allowed {tolerance:.2g} and {tolerance * 10:.2g}"
+            )
+
+    def hear(self, sound: Sound, segment_count: int | None = None) -> Heard:
+        """Decode some windows of `sound` and run every member over them, in one batch each.
+
+        `segment_count` None takes the bundle's own number.
+
+        Raises:
+            BadFile, TryLater: as `Sound.read`.
+        """
+        duration_s = sound.info.duration_s
+        count = segment_count or self.bundle.manifest.decision.segments
+        decode_s = infer_s = 0.0
+        logits: Logits | None = None
+        embeddings: dict[str, Embedding] = {}
+        windows: tuple[Window, ...] = ()
+        for encoder in self._encoders:
+            member = encoder.member
+            started = time.perf_counter()
+            heard = _decode(sound, member, duration_s, count)
+            decoded = time.perf_counter()
+            decode_s += decoded - started
+            if not heard:
+                return Heard((), _no_segments(self.bundle), {}, duration_s, decode_s, infer_s)
+            embedding = encoder.embed(np.stack([samples for _, samples in heard]))
+            infer_s += time.perf_counter() - decoded
+            embeddings[member.encoder_sha256] = embedding.mean(axis=0)
+            windows = tuple(window for window, _ in heard)
+            logits = _add(logits, head_logits(member, embedding) * member.weight)
+        assert logits is not None, "a bundle has at least one member"
+        total = sum(member.weight for member in self.bundle.members)
+        return Heard(windows, logits / np.float32(total), embeddings, duration_s, decode_s, infer_s)
+
+
+def head_logits(member: Member, embedding: Embedding) -> Logits:
+    """The member's head over `embedding` [..., dim]: logits [..., labels]."""
+    return np.asarray(embedding @ member.weights.T + member.bias, np.float32)
+
+
+def cuda_available() -> bool:
+    """Whether ONNX Runtime was built with CUDA, this machine has an NVIDIA device, and the provider can load.
+
+    Asking for the provider where it cannot load prints a red C++ error, so the device files are looked at first.
+    """
+    if "CUDAExecutionProvider" not in ort.get_available_providers() or not os.path.exists("/dev/nvidiactl"):
+        return False
+    ort.preload_dlls()
+    return True
+
+
+def _available(device: Device) -> Device:
+    if device is Device.CPU:
+        return Device.CPU
+    if cuda_available():
+        return Device.CUDA
+    if device is Device.CUDA:
+        raise BundleError("models.device is cuda, but no CUDA device answers here: see `music-reclass doctor`")
+    return Device.CPU
+
+
+def _decode(sound: Sound, member: Member, duration_s: float, count: int) -> list[tuple[Window, Waveform]]:
+    windows = segments.spread(duration_s, member.window_s, count)
+
+    def read(window: Window) -> Waveform:
+        return sound.read(window.start_s, window.length_s, member.sample_rate_hz)
+
+    heard = segments.audible(windows, duration_s, read)
+    return [(window, segments.tiled(samples, member.window_samples)) for window, samples in heard]
+
+
+def _no_segments(bundle: Bundle) -> Logits:
+    return np.zeros((0, len(bundle.labels)), np.float32)
+
+
+def _add(total: Logits | None, part: Logits) -> Logits:
+    if total is None:
+        return part
+    # Members with windows of different length may fit a different number of segments into a short track; each then
+    # counts with its mean.
+    if total.shape != part.shape:
+        return np.asarray(total.mean(axis=0, keepdims=True) + part.mean(axis=0, keepdims=True), np.float32)
+    return np.asarray(total + part, np.float32)

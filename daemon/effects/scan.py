@@ -1,0 +1,63 @@
+"""Walks watched folders for files and their states. Reads directories only: it opens and changes nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from daemon.core.errors import TryLater
+from daemon.core.records import FileState
+
+
+def walk(root: Path, wanted: Callable[[Path], bool], enter: Callable[[str], bool]) -> Iterator[tuple[Path, FileState]]:
+    """Every regular file below `root` that is `wanted`, with its state; folders only where `enter(name)` says so.
+
+    Symbolic links are not followed: a link to a folder may lead in a circle, and a link to a file would be replaced
+    by a copy. A folder that vanishes or forbids reading meanwhile is passed over; it is not a deletion.
+
+    Raises:
+        TryLater: the root itself cannot be read: an unmounted volume must not look like an emptied library.
+    """
+    if not root.is_dir():
+        raise TryLater(root, "the watched folder is not there (not mounted?)")
+    pending = [str(root)]
+    while pending:
+        folder = pending.pop()
+        try:
+            with os.scandir(folder) as entries:
+                listing = sorted(entries, key=lambda entry: entry.name)
+        except OSError as error:
+            if folder == str(root):
+                raise TryLater(root, f"the watched folder cannot be read: {error.strerror}") from error
+            continue
+        for entry in listing:
+            if entry.is_dir(follow_symlinks=False):
+                if enter(entry.name):
+                    pending.append(entry.path)
+                continue
+            found = _regular(entry)
+            if found is not None and wanted(found[0]):
+                yield found
+
+
+def state_of(path: Path) -> FileState | None:
+    """The present state of the regular file at `path`; None where there is none (gone, a folder, a link)."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None
+    return FileState.of(status) if _is_regular(status) else None
+
+
+def _regular(entry: os.DirEntry[str]) -> tuple[Path, FileState] | None:
+    try:
+        if not entry.is_file(follow_symlinks=False):
+            return None
+        return Path(entry.path), FileState.of(entry.stat(follow_symlinks=False))
+    except OSError:
+        return None
+
+
+def _is_regular(status: os.stat_result) -> bool:
+    return (status.st_mode & 0o170000) == 0o100000

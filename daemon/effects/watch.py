@@ -1,0 +1,184 @@
+"""Watches folders for changes: the only module that imports watchdog. Reports paths; never looks into a file.
+
+Events do get lost: the kernel's queue overflows (40,000 files in one folder overflow it), a network share sends none
+for other hosts' writes, an emitter thread can die silently. So losses are reported too (`on_loss`), and whoever
+listens walks the folder again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from watchdog.events import (
+    EVENT_TYPE_CLOSED,
+    EVENT_TYPE_CREATED,
+    EVENT_TYPE_MODIFIED,
+    EVENT_TYPE_MOVED,
+    FileSystemEvent,
+    FileSystemEventHandler,
+)
+from watchdog.observers.api import BaseObserver
+from watchdog.observers.inotify import InotifyObserver
+from watchdog.observers.polling import PollingObserver
+
+# File systems on which other hosts write without this kernel knowing.
+NETWORK_FILE_SYSTEMS = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "virtiofs", "afs", "ceph", "glusterfs", "lustre", "fuse.sshfs"}
+    | {"fuse.rclone", "fuse.glusterfs", "fuse.mergerfs", "fuse.davfs", "davfs", "fuse.s3fs"}
+)
+_TELLING = (EVENT_TYPE_CREATED, EVENT_TYPE_MODIFIED, EVENT_TYPE_CLOSED, EVENT_TYPE_MOVED)
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """A folder to watch. `poll_s` None means inotify; otherwise it is looked at every `poll_s` seconds."""
+
+    root: Path
+    poll_s: float | None
+
+
+class Watcher:
+    """Observers for a set of folders. `on_touch` and `on_loss` are called from the observers' threads."""
+
+    def __init__(self, on_touch: Callable[[Path], None], on_loss: Callable[[Path, str], None]) -> None:
+        """Report touched files to `on_touch`; to `on_loss` a root whose events may have been missed, and why."""
+        self._on_touch = on_touch
+        self._on_loss = on_loss
+        self._lock = threading.Lock()
+        self._observers: dict[Watch, BaseObserver] = {}
+        self._wanted: tuple[Watch, ...] = ()
+        self._overflow = _OverflowListener(self._lost_everywhere)
+
+    def start(self, watches: Sequence[Watch]) -> None:
+        """Watch exactly these folders from now on; call again to change them. Missing ones wait for `heal`."""
+        self._overflow.attach()
+        self._wanted = tuple(watches)
+        for watch in set(self._observers) - set(self._wanted):
+            self._drop(watch)
+        self.heal()
+
+    def heal(self) -> None:
+        """Watch folders that have appeared, let go of those that vanished, replace observers whose thread died."""
+        for watch in self._wanted:
+            observer = self._observers.get(watch)
+            there = watch.root.is_dir()
+            if observer is not None and (not there or _dead_threads(observer)):
+                self._drop(watch)
+                observer = None
+                if there:
+                    self._on_loss(watch.root, "the watching thread had died")
+                else:
+                    self._on_loss(watch.root, "the folder has vanished (unmounted?)")
+            if observer is None and there:
+                self._add(watch)
+
+    def troubles(self) -> list[str]:
+        """What is wrong with watching right now, one line per folder; empty when everything is watched."""
+        lines = []
+        for watch in self._wanted:
+            observer = self._observers.get(watch)
+            if observer is None:
+                lines.append(f"{watch.root}: is not there, so it is not watched")
+            elif dead := _dead_threads(observer):
+                lines.append(f"{watch.root}: thread {dead} has died")
+        return lines
+
+    def stop(self) -> None:
+        """Stop every observer and wait for its threads."""
+        self._wanted = ()
+        for watch in list(self._observers):
+            self._drop(watch)
+        self._overflow.detach()
+
+    def _add(self, watch: Watch) -> None:
+        observer: BaseObserver = InotifyObserver() if watch.poll_s is None else PollingObserver(timeout=watch.poll_s)
+        try:
+            observer.schedule(_Handler(self._on_touch), str(watch.root), recursive=True)
+            observer.start()
+        except OSError as error:
+            # Out of inotify watches, or the folder vanished in this instant: `heal` tries again.
+            self._on_loss(watch.root, f"cannot be watched: {error.strerror or error}")
+            return
+        with self._lock:
+            self._observers[watch] = observer
+
+    def _drop(self, watch: Watch) -> None:
+        with self._lock:
+            observer = self._observers.pop(watch)
+        observer.stop()
+        if observer.is_alive():
+            observer.join()
+
+    def _lost_everywhere(self) -> None:
+        with self._lock:
+            roots = [watch.root for watch in self._observers if watch.poll_s is None]
+        for root in roots:
+            self._on_loss(root, "the kernel's event queue overflowed")
+
+
+class _Handler(FileSystemEventHandler):
+    """Passes on the path at which a file now stands."""
+
+    def __init__(self, on_touch: Callable[[Path], None]) -> None:
+        self._on_touch = on_touch
+
+    def on_any_event(self, event: FileSystemEvent) -> None:
+        if event.is_directory or event.event_type not in _TELLING:
+            return
+        path = event.dest_path if event.event_type == EVENT_TYPE_MOVED else event.src_path
+        if path:
+            self._on_touch(Path(os.fsdecode(path)))
+
+
+class _OverflowListener(logging.Filter):
+    """watchdog tells of an overflow only in its log, once per lost burst: hear it there, and keep the flood out."""
+
+    _LOGGERS = ("watchdog.observers.inotify", "watchdog.observers.inotify_c")
+
+    def __init__(self, on_overflow: Callable[[], None]) -> None:
+        super().__init__()
+        self._on_overflow = on_overflow
+
+    def attach(self) -> None:
+        for name in self._LOGGERS:
+            logging.getLogger(name).addFilter(self)
+
+    def detach(self) -> None:
+        for name in self._LOGGERS:
+            logging.getLogger(name).removeFilter(self)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if "overflowed" not in record.msg:
+            return True
+        self._on_overflow()
+        return False
+
+
+def is_on_network(path: Path, mountinfo: str | None = None) -> bool:
+    """Whether `path` lies on a file system that other hosts can write to; see proc_pid_mountinfo(5)."""
+    text = Path("/proc/self/mountinfo").read_text(errors="surrogateescape") if mountinfo is None else mountinfo
+    best, kind = "", ""
+    target = str(path)
+    for line in text.splitlines():
+        before, _, after = line.partition(" - ")
+        fields = before.split()
+        if len(fields) < 5 or not after:
+            continue
+        mount = fields[4].replace("\\040", " ")
+        inside = target == mount or target.startswith(mount.rstrip("/") + "/")
+        # The last of several mounts over one place is the one that is seen.
+        if inside and len(mount) >= len(best):
+            best, kind = mount, after.split()[0]
+    return kind in NETWORK_FILE_SYSTEMS
+
+
+def _dead_threads(observer: BaseObserver) -> str:
+    """The names of the observer's threads that are not running; a dead emitter looks healthy from outside."""
+    threads: list[Any] = [observer, *observer.emitters]
+    return ", ".join(type(thread).__name__ for thread in threads if not thread.is_alive())

@@ -1,0 +1,229 @@
+"""One track from path to record: read, hear, decide, write, remember. Runs in one thread; knows no queue and no clock.
+
+The daemon never answers itself: the ledger holds each file's state and genres as last seen, own writes included, so
+a file that matches is left alone and a file that differs was changed by somebody else.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from daemon.change import Changer
+from daemon.core import decide
+from daemon.core.audio import Sound
+from daemon.core.config import Config, Mode
+from daemon.core.errors import BadFile, TryLater
+from daemon.core.inference import Ensemble, Heard
+from daemon.core.ledger import FileStatus, KnownFile, Ledger
+from daemon.core.records import Abstained, Applied, Decision, Ending, FileState, Parked, Unchanged
+from daemon.core.taxonomy import Taxonomy
+from daemon.effects import scan, tags
+from daemon.rules import correct, policy
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """A file that was read: where it is, what its tags say, and which sound it holds."""
+
+    path: Path
+    state: FileState
+    audio_id: str
+    tags: tags.Tags
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A decision with what was heard for it."""
+
+    decision: Decision
+    heard: Heard
+
+
+class Pipeline:
+    """Carries tracks from path to record with one config and one bundle; a new config or bundle makes a new one."""
+
+    def __init__(
+        self, config: Config, ensemble: Ensemble, ledger: Ledger, *, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        """Decide with `ensemble` in the taxonomy of `config`, and record in `ledger`."""
+        self._config = config
+        self._ensemble = ensemble
+        self._ledger = ledger
+        self._clock = clock
+        self._taxonomy = config.build_taxonomy()
+        self._judge = Judge(config, ensemble, self._taxonomy)
+        self._changer = Changer(ledger, config.tagging)
+
+    def process(self, path: Path, mode: Mode, *, settled_s: float = 0.0) -> Ending:
+        """Bring the file at `path` to its ending, recorded and logged; `settled_s` is how long it waited before.
+
+        Raises:
+            TryLater: the moment was bad; nothing was changed and nothing recorded.
+        """
+        started = self._clock()
+        state = scan.state_of(path)
+        if state is None:
+            log.info("vanished", path=path)
+            self._ledger.forget(path)
+            return Unchanged(path, "gone")
+        known = self._ledger.known(path)
+        if known is not None and known.state == state and known.status is not FileStatus.PARKED:
+            return Unchanged(path, "seen already")
+        try:
+            track = self._read(path, state)
+            ending = self._recognised(track) or self._hear_and_write(track, mode, started - settled_s)
+        except BadFile as trouble:
+            return self.park(path, trouble.reason)
+        return ending
+
+    def apply(self, path: Path, mode: Mode = Mode.APPLY) -> Ending:
+        """As `process`, but also for a file that was seen before: the owner asked for it by name."""
+        state = scan.state_of(path)
+        try:
+            if state is None:
+                raise BadFile(path, "is not there, or not a regular file")
+            track = self._read(path, state)
+            return self._hear_and_write(track, mode, self._clock())
+        except BadFile as trouble:
+            return self.park(path, trouble.reason)
+
+    def park(self, path: Path, reason: str) -> Parked:
+        """Leave the file alone, with the reason on record, until it changes."""
+        state = scan.state_of(path)
+        if state is not None:
+            known = self._ledger.known(path)
+            same = known is not None and known.state == state
+            audio_id, genres = (known.audio_id, known.genres) if known and same else (None, ())
+            self._ledger.remember(KnownFile(path, audio_id, state, genres, FileStatus.PARKED, reason))
+        log.warning("parked", path=path, reason=reason)
+        return Parked(path, reason)
+
+    def _read(self, path: Path, state: FileState) -> Track:
+        with Sound(path) as sound:
+            audio_id = sound.packet_digest()
+        found = tags.read(path, id3_v23_separator=self._config.tagging.id3_v23_separator)
+        return Track(path, state, audio_id, found)
+
+    # What the ledger already knows of the track
+
+    def _recognised(self, track: Track) -> Ending | None:
+        """The ending for a track that was seen before: moved, touched or corrected by the owner; None for a new one."""
+        last = self._last_seen(track)
+        if last is None:
+            return None
+        if last.path != track.path:
+            self._ledger.forget(last.path)
+            log.info("moved", path=track.path, from_path=last.path)
+        correction = correct.recognise(last.genres, track.tags.genres, self._taxonomy)
+        if correction is not None:
+            self._ledger.record_correction(track.audio_id, track.path, correction.genres, correction.genre, "retagged")
+            log.info("corrected", path=track.path, before=last.genres, genres=correction.genres, genre=correction.genre)
+        status = FileStatus.UNCHANGED if correction else last.status
+        reason = "the owner's label" if correction else last.reason
+        self._remember(track, status, reason)
+        return Unchanged(track.path, reason or "seen already")
+
+    def _last_seen(self, track: Track) -> KnownFile | None:
+        for known in self._ledger.known_by_sound(track.audio_id):
+            if known.status is FileStatus.PARKED:
+                continue
+            if known.path == track.path:
+                return known
+            # The same sound at a path that is gone was moved; at one that is still there this file is a copy.
+            if scan.state_of(known.path) is None:
+                return known
+        return None
+
+    def _owners_label(self, audio_id: str) -> tuple[str, ...]:
+        corrections = self._ledger.corrections(audio_id)
+        return corrections[-1].genres if corrections else ()
+
+    # A new track
+
+    def _hear_and_write(self, track: Track, mode: Mode, settled: float) -> Ending:
+        judged = self._judge.hear(track.path)
+        decision = judged.decision
+        self._ledger.record_decision(track.audio_id, track.path, decision, judged.heard.embeddings)
+        owner = self._owners_label(track.audio_id)
+        plan = policy.plan(track.tags.genres, decision, owner, self._config.tagging, self._taxonomy)
+        ending = self._carry_out(track, plan, decision, mode)
+        self._report(ending, judged, self._clock() - settled)
+        return ending
+
+    def _carry_out(self, track: Track, plan: policy.Plan, decision: Decision, mode: Mode) -> Ending:
+        if isinstance(plan, policy.Write) and mode is Mode.APPLY:
+            return self._changer.write_genres(
+                track.path, track.audio_id, track.tags.genres, plan.genres, decision.bundle
+            )
+        if isinstance(plan, policy.Write):
+            reason = f"{'suggested' if mode is Mode.SUGGEST else 'dry run'}: {', '.join(plan.genres)}"
+            self._remember(track, FileStatus.UNCHANGED, reason)
+            return Unchanged(track.path, reason)
+        if decision.abstention is not None:
+            self._remember(track, FileStatus.ABSTAINED, decision.abstention.value)
+            return Abstained(track.path, decision.abstention)
+        self._remember(track, FileStatus.UNCHANGED, plan.reason)
+        return Unchanged(track.path, plan.reason)
+
+    def _remember(self, track: Track, status: FileStatus, reason: str) -> None:
+        self._ledger.remember(KnownFile(track.path, track.audio_id, track.state, track.tags.genres, status, reason))
+
+    def _report(self, ending: Ending, judged: Judged, since_settled_s: float) -> None:
+        decision, heard = judged.decision, judged.heard
+        runner_up = decision.candidates[1] if len(decision.candidates) > 1 else None
+        event = log.bind(
+            path=ending.path,
+            genre=decision.genre,
+            confidence=round(decision.confidence, 3),
+            threshold=round(decision.threshold, 3),
+            best=decision.candidates[0].genre if decision.candidates else None,
+            runner_up=f"{runner_up.genre} {runner_up.probability:.2f}" if runner_up else None,
+            segments=len(decision.votes),
+            bundle=decision.bundle,
+            decode_s=round(heard.decode_s, 3),
+            infer_s=round(heard.infer_s, 3),
+            since_settled_s=round(since_settled_s, 3),
+        )
+        match ending:
+            case Applied():
+                event.info("tagged", change=ending.change, genres=ending.genres_after, before=ending.genres_before)
+            case Abstained():
+                event.info("abstained", reason=ending.reason.value)
+            case Unchanged():
+                event.info("left", reason=ending.reason)
+
+
+class Judge:
+    """Hears files and decides, without writing or recording anything; `classify` is this and nothing more."""
+
+    def __init__(self, config: Config, ensemble: Ensemble, taxonomy: Taxonomy) -> None:
+        """Decide with `ensemble` in `taxonomy`, by the thresholds and segments of `config`."""
+        self._ensemble = ensemble
+        self._segments = config.models.segments
+        self._rule = policy.decision_rule(ensemble.bundle.manifest, taxonomy, config.thresholds)
+
+    def hear(self, path: Path) -> Judged:
+        """The decision on the file at `path`.
+
+        Raises:
+            BadFile, TryLater: as `Sound`.
+        """
+        with Sound(path) as sound:
+            heard = self._ensemble.hear(sound, self._segments)
+        starts = [window.start_s for window in heard.windows]
+        return Judged(decide.decide(heard.logits, starts, self._rule), heard)
+
+
+def retry_or_park(pipeline: Pipeline, trouble: TryLater, attempts: int, max_attempts: int) -> Parked | None:
+    """Park a file that failed `max_attempts` times; None while it is worth another try."""
+    if attempts < max_attempts:
+        log.warning("postponed", path=trouble.path, reason=trouble.reason, attempt=attempts)
+        return None
+    return pipeline.park(trouble.path, f"{trouble.reason} (tried {attempts} times)")

@@ -1,0 +1,92 @@
+"""Decides which genres a file shall carry. Pure: it reads no file and writes none.
+
+An owner's own label outranks the model; genres outside the taxonomy are theirs too and are not thrown away unless
+the policy says so; and where the model abstains, nothing is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from daemon.core.bundle import Manifest
+from daemon.core.config import Inside, Missing, Outside, Tagging, Thresholds
+from daemon.core.decide import Rule
+from daemon.core.records import Decision
+from daemon.core.taxonomy import Taxonomy
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """The file shall carry exactly `genres`."""
+
+    genres: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """The file stays as it is, for this reason."""
+
+    reason: str
+
+
+Plan = Write | Leave
+
+
+def plan(
+    present: Sequence[str], decision: Decision, owner: Sequence[str], tagging: Tagging, taxonomy: Taxonomy
+) -> Plan:
+    """What to do with a file that carries the genres `present`, given the decision on its sound.
+
+    `owner` holds the genres that the owner once gave to the same sound (another copy of it), if any.
+    """
+    empty = not any(genre.strip() for genre in present)
+    if empty and tagging.missing is Missing.LEAVE:
+        return Leave("files without a genre are left so")
+    if owner:
+        return Write(tuple(owner)) if empty else Leave("the owner's label")
+    if decision.genre is None:
+        return Leave("abstained")
+    if empty:
+        return Write((decision.genre,))
+    known = [taxonomy.resolve(genre) for genre in present]
+    if decision.genre in known:
+        return Leave("already right")
+    if any(known):
+        return _among(present, known, decision.genre) if tagging.inside is Inside.REPLACE else Leave("has a genre")
+    match tagging.outside:
+        case Outside.KEEP:
+            return Leave("has a genre outside the taxonomy")
+        case Outside.APPEND:
+            return Write(tidy((*present, decision.genre)))
+        case Outside.REPLACE:
+            return Write((decision.genre,))
+
+
+def _among(present: Sequence[str], known: Sequence[str | None], genre: str) -> Write:
+    """`genre` in place of the taxonomy's genres in `present`; the ones outside it keep their places."""
+    return Write(tidy([text if name is None else genre for text, name in zip(present, known, strict=True)]))
+
+
+def tidy(genres: Sequence[str]) -> tuple[str, ...]:
+    """`genres` as a tag can hold them: without blanks at the ends, empty ones and repetitions."""
+    return tuple(dict.fromkeys(stripped for genre in genres if (stripped := genre.strip())))
+
+
+def decision_rule(manifest: Manifest, taxonomy: Taxonomy, thresholds: Thresholds) -> Rule:
+    """How a bundle's outputs become decisions in the owner's taxonomy.
+
+    A genre's own threshold outranks the config's, which outranks the bundle's calibrated one. Where several of the
+    bundle's labels are one genre to the owner, the strictest of their thresholds holds.
+    """
+    genres = taxonomy.mapping(manifest.labels)
+    calibrated: dict[str, float] = {}
+    for label, genre in genres.items():
+        if genre is not None:
+            calibrated[genre] = max(calibrated.get(genre, 0.0), manifest.decision.thresholds[label])
+    chosen = {}
+    for name, threshold in calibrated.items():
+        own = taxonomy.genre(name).threshold
+        general = threshold if thresholds.default == "auto" else thresholds.default
+        chosen[name] = general if own is None else own
+    return Rule(manifest.id, tuple(manifest.labels), genres, manifest.decision.temperature, chosen)

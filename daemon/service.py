@@ -1,0 +1,356 @@
+"""The daemon: threads, stop flag, schedule, health, reload of config and bundle. It decides nothing about a track.
+
+Three threads beside the main one: intake (touched files until they settle), worker (queued files through the
+pipeline), rescan (what the watchers missed). The main thread sees to signals, health, reloads and systemd. Signal
+handlers only set flags.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import structlog
+from apscheduler.schedulers.background import BackgroundScheduler
+
+from daemon.core import config as configuration
+from daemon.core.config import Config, Root
+from daemon.core.errors import BundleError, ConfigError, LedgerError, TryLater
+from daemon.core.ledger import Ledger
+from daemon.core.records import Ending, Parked
+from daemon.effects import watch
+from daemon.effects.notify import Notifier
+from daemon.effects.queue import Job, Queue
+from daemon.intake import Intake
+from daemon.pipeline import Pipeline, retry_or_park
+
+log = structlog.get_logger()
+
+# How long a thread may be silent before the watchdog counts it as stuck. The worker's is longer than any file takes.
+_SILENCE_S = {"intake": 60.0, "rescan": 900.0, "worker": 600.0}
+_TICK_S = 1.0
+_IDLE_S = 5.0
+
+
+@dataclass(slots=True)
+class Reloadable:
+    """Where config, roots and bundle come from, so that the service can take new ones while it runs."""
+
+    load_config: Callable[[], Config]
+    roots: Callable[[Config], Sequence[Root]]
+    build_pipeline: Callable[[Config], Pipeline]
+    config_path: Path | None
+    bundle_mark: Callable[[Config], str]
+    describe: Callable[[], dict[str, Any]]
+
+
+@dataclass(slots=True)
+class Progress:
+    """What the service has done since it started."""
+
+    endings: dict[str, int] = field(default_factory=dict)
+    last_event_at: float | None = None
+
+    def count(self, ending: Ending) -> None:
+        """One more track came to this ending."""
+        name = type(ending).__name__.lower()
+        self.endings[name] = self.endings.get(name, 0) + 1
+        self.last_event_at = time.time()
+
+
+class Service:
+    """The running daemon. `run` returns when it was asked to stop and every thread has ended."""
+
+    def __init__(
+        self,
+        source: Reloadable,
+        ledger: Ledger,
+        queue: Queue,
+        notifier: Notifier,
+        publish: Callable[[dict[str, Any]], None],
+    ) -> None:
+        """Nothing starts before `run`. `publish` is given the service's state every few seconds."""
+        self._source = source
+        self._ledger = ledger
+        self._queue = queue
+        self._notifier = notifier
+        self._publish = publish
+        self._config = source.load_config()
+        self._roots = tuple(source.roots(self._config))
+        self._pipeline = source.build_pipeline(self._config)
+        self._bundle_mark = source.bundle_mark(self._config)
+        self._intake = Intake(ledger, queue, self._roots, self._config.settle)
+        self._watcher = watch.Watcher(self._intake.touch, self._on_loss)
+        self._stop = threading.Event()
+        self._wake = threading.Event()
+        self._work = threading.Event()
+        self._rescan_wanted = threading.Event()
+        self._reload_wanted = threading.Event()
+        self._threads: dict[str, threading.Thread] = {}
+        self._heartbeats: dict[str, float] = {}
+        self._progress = Progress()
+        self._config_mark = _mark(source.config_path)
+        self._started_at = time.time()
+        self._sound = True
+
+    # Life
+
+    def run(self) -> bool:
+        """Serve until `stop` or a signal (True), or until one of the threads has died (False: start me again)."""
+        self._queue.release_all()
+        self._watcher.start(self._watches())
+        for name, loop in (("intake", self._intake_loop), ("worker", self._worker), ("rescan", self._rescan)):
+            self._start(name, loop)
+        scheduler = self._schedule()
+        self._rescan_wanted.set()
+        self._notifier.ready(self._status_line())
+        log.info("ready", roots=[str(root.path) for root in self._roots], **self._source.describe())
+        try:
+            self._main_loop()
+        finally:
+            self._notifier.stopping()
+            log.info("stopping", queued=len(self._queue), settling=self._intake.settling)
+            scheduler.shutdown(wait=False)
+            self._end_threads()
+            self._publish(self.state() | {"running": False, "healthy": False, "troubles": []})
+            log.info("stopped")
+        return self._sound
+
+    def stop(self) -> None:
+        """Ask `run` to return; the track in hand is finished first. Safe from any thread and from signal handlers."""
+        self._stop.set()
+        self._wake.set()
+
+    def handle_signals(self) -> None:
+        """SIGTERM and SIGINT stop, SIGHUP reloads. Call from the main thread."""
+
+        def on_stop(number: int, frame: FrameType | None) -> None:
+            self.stop()
+
+        def on_reload(number: int, frame: FrameType | None) -> None:
+            self._reload_wanted.set()
+            self._wake.set()
+
+        signal.signal(signal.SIGTERM, on_stop)
+        signal.signal(signal.SIGINT, on_stop)
+        signal.signal(signal.SIGHUP, on_reload)
+
+    def _schedule(self) -> BackgroundScheduler:
+        # A machine that slept through a run does it once on waking: the default grace of 1 s would drop it.
+        scheduler = BackgroundScheduler(job_defaults={"misfire_grace_time": None, "coalesce": True})
+        scheduler.add_job(self._rescan_wanted.set, "interval", seconds=self._config.rescan.interval_s, id="rescan")
+        scheduler.start()
+        self._scheduler = scheduler
+        return scheduler
+
+    def _start(self, name: str, loop: Callable[[], None]) -> None:
+        self._heartbeats[name] = time.monotonic()
+        thread = threading.Thread(target=loop, name=name)
+        self._threads[name] = thread
+        thread.start()
+
+    def _end_threads(self) -> None:
+        self._stop.set()
+        self._watcher.stop()
+        self._intake.wake()
+        self._work.set()
+        self._rescan_wanted.set()
+        for thread in self._threads.values():
+            thread.join()
+
+    def _main_loop(self) -> None:
+        next_sign = 0.0
+        while not self._stop.is_set():
+            self._watcher.heal()
+            self._reload_if_changed()
+            now = time.monotonic()
+            troubles = self.troubles()
+            if not all(thread.is_alive() for thread in self._threads.values()):
+                self._sound = False
+                self.stop()
+            if now >= next_sign or not self._sound:
+                next_sign = now + min(_IDLE_S, (self._notifier.watchdog_s or 2 * _IDLE_S) / 2)
+                self._sign_of_life(troubles)
+            self._wake.wait(_TICK_S)
+            self._wake.clear()
+
+    def _sign_of_life(self, troubles: list[str]) -> None:
+        if troubles:
+            # No sign of life: systemd restarts a service whose threads are stuck or dead.
+            log.error("unhealthy", troubles=troubles)
+        else:
+            self._notifier.alive()
+        self._notifier.status(self._status_line())
+        self._publish(self.state() | {"running": True})
+
+    # Health
+
+    def troubles(self) -> list[str]:
+        """Threads that are dead or stuck; a folder that is not there is not one of them."""
+        now = time.monotonic()
+        lines = [f"thread {name} has died" for name, thread in self._threads.items() if not thread.is_alive()]
+        for name, beat in self._heartbeats.items():
+            if now - beat > _SILENCE_S[name]:
+                lines.append(f"thread {name} has been silent for {now - beat:.0f} s")
+        return lines
+
+    def state(self) -> dict[str, Any]:
+        """What `status --json` shows."""
+        return {
+            "pid": os.getpid(),
+            "started_at": self._started_at,
+            "at": time.time(),
+            "roots": [str(root.path) for root in self._roots],
+            "queued": len(self._queue),
+            "settling": self._intake.settling,
+            "done": dict(self._progress.endings),
+            "last_track_at": self._progress.last_event_at,
+            "healthy": not self.troubles(),
+            "troubles": self.troubles() + self._watcher.troubles(),
+            "threads": {name: thread.is_alive() for name, thread in self._threads.items()},
+            **self._source.describe(),
+        }
+
+    def _status_line(self) -> str:
+        done = ", ".join(f"{count} {name}" for name, count in sorted(self._progress.endings.items())) or "nothing yet"
+        return f"{len(self._queue)} queued, {self._intake.settling} settling; since start: {done}"
+
+    # Reload
+
+    def _reload_if_changed(self) -> None:
+        mark = _mark(self._source.config_path)
+        asked = self._reload_wanted.is_set()
+        self._reload_wanted.clear()
+        if asked or mark != self._config_mark:
+            self._config_mark = mark
+            self._reload_config()
+        elif self._source.bundle_mark(self._config) != self._bundle_mark:
+            self._reload_pipeline(self._config)
+
+    def _reload_config(self) -> None:
+        try:
+            config = self._source.load_config()
+        except ConfigError as error:
+            log.error("config_refused", path=error.source, problems=error.problems, serving="the previous config")
+            return
+        if not self._reload_pipeline(config):
+            return
+        self._config = config
+        self._roots = tuple(self._source.roots(config))
+        self._intake.set(self._roots, config.settle)
+        self._watcher.start(self._watches())
+        self._scheduler.reschedule_job("rescan", trigger="interval", seconds=config.rescan.interval_s)
+        self._rescan_wanted.set()
+        log.info("config_reloaded", roots=[str(root.path) for root in self._roots])
+
+    def _reload_pipeline(self, config: Config) -> bool:
+        """A new pipeline serves; a bundle that fails never displaces the one that works."""
+        self._bundle_mark = self._source.bundle_mark(config)
+        try:
+            pipeline = self._source.build_pipeline(config)
+        except BundleError as error:
+            log.error("bundle_refused", reason=str(error), serving="the previous bundle")
+            return False
+        self._pipeline = pipeline
+        log.info("bundle_serves", **self._source.describe())
+        return True
+
+    # Threads
+
+    def _watches(self) -> list[watch.Watch]:
+        return [
+            watch.Watch(root.path, _poll_s(root)) for root in self._roots if root.watch is not configuration.Watch.OFF
+        ]
+
+    def _on_loss(self, root: Path, reason: str) -> None:
+        log.warning("rescan_needed", root=root, reason=reason)
+        self._rescan_wanted.set()
+
+    def _intake_loop(self) -> None:
+        while not self._stop.is_set():
+            self._heartbeats["intake"] = time.monotonic()
+            if self._intake.step(_IDLE_S):
+                self._work.set()
+
+    def _worker(self) -> None:
+        while not self._stop.is_set():
+            self._heartbeats["worker"] = time.monotonic()
+            try:
+                job = self._queue.lease(self._config.queue.lease_s)
+                if job is None:
+                    self._wait_for_work()
+                else:
+                    self._handle(job)
+            except LedgerError as error:
+                log.error("record_failed", reason=str(error))
+                self._stop.wait(_IDLE_S)
+
+    def _wait_for_work(self) -> None:
+        due_s = self._queue.seconds_to_next()
+        self._work.wait(_IDLE_S if due_s is None else min(_IDLE_S, max(0.05, due_s)))
+        self._work.clear()
+
+    def _handle(self, job: Job) -> None:
+        root = self._intake.root_of(job.path)
+        if root is None:
+            self._queue.done(job)
+            return
+        pipeline, limits = self._pipeline, self._config.queue
+        waited_s = max(0.0, time.time() - job.settled_at)
+        ending: Ending | None
+        try:
+            ending = pipeline.process(job.path, root.mode, settled_s=waited_s)
+        except TryLater as trouble:
+            ending = retry_or_park(pipeline, trouble, job.attempts, limits.max_attempts)
+            if ending is None:
+                self._queue.retry(job, limits.retry_s * 2 ** (job.attempts - 1), trouble.reason)
+                return
+        except LedgerError:
+            self._queue.retry(job, limits.retry_s, "the record could not be written")
+            raise
+        except Exception as error:
+            # The one broad except: a bug must not stop the music, and must not be retried for ever.
+            log.exception("bug", path=job.path)
+            ending = pipeline.park(job.path, f"internal error: {type(error).__name__}: {error}")
+        self._queue.done(job)
+        self._progress.count(ending)
+        if isinstance(ending, Parked):
+            log.debug("left_until_changed", path=job.path)
+
+    def _rescan(self) -> None:
+        while not self._stop.is_set():
+            self._heartbeats["rescan"] = time.monotonic()
+            if self._rescan_wanted.wait(_IDLE_S):
+                self._rescan_wanted.clear()
+                self._intake.rescan(self._rescan_goes_on)
+
+    def _rescan_goes_on(self) -> bool:
+        self._heartbeats["rescan"] = time.monotonic()
+        return not self._stop.is_set()
+
+
+def _mark(path: Path | None) -> tuple[int, int] | None:
+    """What changes when the config file is edited; None without one."""
+    if path is None:
+        return None
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_ino
+
+
+def _poll_s(root: Root) -> float | None:
+    if root.watch is configuration.Watch.POLL:
+        return root.poll_interval_s
+    if root.watch is configuration.Watch.AUTO and watch.is_on_network(root.path):
+        log.info("polled", root=root.path, reason="on a network file system", interval_s=root.poll_interval_s)
+        return root.poll_interval_s
+    return None
