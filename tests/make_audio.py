@@ -52,7 +52,10 @@ def encode(path: Path, sound: NDArray[np.float32], sample_rate_hz: int = SAMPLE_
     """Encode `sound` (shape [2, samples]) into `path`, untagged; the suffix says the container."""
     container_format, codec, rate_hz = _CODECS[path.suffix.lower()]
     # bitexact: no encoder version, no random Ogg serial number. strict: FFmpeg calls its own Vorbis encoder unfinished.
-    options = {"fflags": "+bitexact", "strict": "experimental"}
+    # id3v2_version: no empty tag in front of a bare mp3.
+    options = {"fflags": "+bitexact", "strict": "experimental"} | (
+        {"id3v2_version": "0"} if codec == "libmp3lame" else {}
+    )
     with av.open(str(path), "w", format=container_format, options=options) as output:
         stream: Any = output.add_stream(codec, rate=rate_hz, options={"flags": "+bitexact", "strict": "experimental"})
         stream.layout = "stereo"
@@ -78,7 +81,7 @@ def tag(
     title: str = "Untitled 日本",
     album: str = "( )",
 ) -> None:
-    """Give `path` a full set of tags, with a picture and values that only some programs know."""
+    """Give `path` a full set of tags, with a picture and values that only some programs know; old ID3 tags go."""
     suffix = path.suffix.lower()
     if suffix in (".mp3", ".wav"):
         _tag_id3(path, genres, artist, title, album)
@@ -105,8 +108,10 @@ def _tag_id3(path: Path, genres: Sequence[str], artist: str, title: str, album: 
         frames.append(id3.TCON(encoding=3, text=list(genres)))
     if path.suffix.lower() == ".wav":
         holder: Any = wave.WAVE(path)
-        holder.add_tags()
+        if holder.tags is None:
+            holder.add_tags()
         tags = holder.tags
+        tags.clear()
     else:
         tags = id3.ID3()
     for frame in frames:

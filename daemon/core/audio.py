@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -31,6 +31,14 @@ av.logging.set_level(av.logging.PANIC)
 
 # Codecs such as Opus (80 ms, RFC 7845 section 4.6) and MP3 (bit reservoir) need a run-up after a seek.
 _PREROLL_S = 0.2
+
+# FFmpeg goes by content, not by suffix: a text file called song.mp3 that is a playlist or a concat script would make
+# it open other files, so only containers that hold their own sound are looked for.
+_DEMUXERS = (
+    "aac,ac3,aiff,ape,asf,au,caf,dsf,dts,eac3,flac,iff,matroska,webm,mov,mp4,m4a,3gp,3g2,mp3,mpc,mpc8,ogg,rm,tak,tta,"
+    "w64,wav,wv"
+)
+_OPEN_OPTIONS = {"format_whitelist": _DEMUXERS, "protocol_whitelist": "file"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +66,10 @@ class Sound:
         with _translated(self._path):
             if os.stat(self._path).st_size == 0:
                 raise BadFile(self._path, "is empty")
-            self._container: InputContainer = av.open(self._path, metadata_errors="replace")
+            # Absolute, since FFmpeg takes a relative "http:song.mp3" for an address.
+            self._container: InputContainer = av.open(
+                os.path.abspath(self._path), options=_OPEN_OPTIONS, metadata_errors="replace"
+            )
         audio = self._container.streams.audio
         if not audio:
             self._container.close()
@@ -95,8 +106,10 @@ class Sound:
     def read(self, start_s: float, length_s: float, sample_rate_hz: int) -> Waveform:
         """Decode `length_s` seconds from `start_s`, as mono float32 of shape [samples] at `sample_rate_hz`.
 
-        Channels are averaged, so that a mono and a stereo copy of one recording have the same level. Shorter than
-        asked where the file ends; empty past its end. Damaged packets in the middle are passed over, as players do.
+        Channels are averaged, so that a mono and a stereo copy of one recording have the same level; what a file of
+        floating-point samples holds beyond full scale is clipped, and what is no number there is silence. Shorter
+        than asked where the file ends; empty past its end. Damaged packets in the middle are passed over, as players
+        do.
 
         Raises:
             BadFile: nothing in the window could be decoded because the stream is damaged.
@@ -106,20 +119,16 @@ class Sound:
         chunks: list[Waveform] = []
         got = 0
         with _translated(self._path):
-            resampler = AudioResampler(format="fltp", rate=sample_rate_hz)
-            for frame in self._frames_from(start_s):
-                for piece in resampler.resample(frame):
-                    mono = self._from(start_s, piece, sample_rate_hz)
-                    chunks.append(mono)
-                    got += mono.size
+            for piece in _resampled(self._frames_from(start_s), sample_rate_hz):
+                mono = self._from(start_s, piece, sample_rate_hz)
+                chunks.append(mono)
+                got += mono.size
                 if got >= wanted:
                     break
-            else:
-                for piece in resampler.resample(None):
-                    chunks.append(self._from(start_s, piece, sample_rate_hz))
         if not chunks:
             return np.zeros(0, np.float32)
-        return np.ascontiguousarray(np.concatenate(chunks)[:wanted])
+        samples = np.concatenate(chunks)[:wanted]
+        return np.clip(np.nan_to_num(samples, nan=0.0, posinf=0.0, neginf=0.0), -1.0, 1.0)
 
     def _from(self, start_s: float, frame: AudioFrame, sample_rate_hz: int) -> Waveform:
         """The frame's samples from `start_s` on: a seek lands before the asked time, never after it."""
@@ -185,6 +194,21 @@ def audio_id(path: str | os.PathLike[str]) -> str:
     """
     with Sound(path) as sound:
         return sound.packet_digest()
+
+
+def _resampled(frames: Iterable[AudioFrame], sample_rate_hz: int) -> Iterator[AudioFrame]:
+    """`frames` at `sample_rate_hz`, planar float; rate and layout may change on the way, as in spliced MP3s."""
+    resampler: AudioResampler | None = None
+    source: tuple[str, str, int] | None = None
+    for frame in frames:
+        kind = (frame.format.name, frame.layout.name, frame.sample_rate)
+        if resampler is None or kind != source:
+            if resampler is not None:
+                yield from resampler.resample(None)
+            resampler, source = AudioResampler(format="fltp", rate=sample_rate_hz), kind
+        yield from resampler.resample(frame)
+    if resampler is not None:
+        yield from resampler.resample(None)
 
 
 @contextlib.contextmanager

@@ -35,13 +35,17 @@ class Database:
         self.path = path
         self._lock = threading.RLock()
         self._depth = 0
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._connection = _connect(path)
+        except (sqlite3.Error, OSError) as error:
+            raise LedgerError(f"{path}: cannot be opened: {error}") from error
+        try:
             with self.transaction():
                 self._migrate(migrations)
-        except sqlite3.Error as error:
-            raise LedgerError(f"{path}: cannot be opened: {error}") from error
+        except BaseException:
+            self._connection.close()
+            raise
 
     def _migrate(self, migrations: Sequence[str]) -> None:
         version = int(self._connection.execute("PRAGMA user_version").fetchone()[0])
@@ -130,9 +134,13 @@ def _connect(path: Path) -> sqlite3.Connection:
     os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
     connection = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
     connection.row_factory = sqlite3.Row
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA foreign_keys = ON")
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+    except sqlite3.Error:
+        connection.close()
+        raise
     return connection
 
 

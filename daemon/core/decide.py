@@ -64,7 +64,7 @@ def decide(segment_logits: Logits, starts_s: Sequence[float], rule: Rule) -> Dec
     abstention = None
     if outside > best.probability:
         abstention = Abstention.OUTSIDE_TAXONOMY
-    elif best.probability < threshold:
+    elif not best.probability >= threshold:  # so that a NaN names nothing
         abstention = Abstention.UNSURE
     genre = None if abstention else best.genre
     return Decision(genre, best.probability, threshold, tuple(ranked[:TOP]), votes, rule.bundle, abstention)

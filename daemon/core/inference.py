@@ -29,8 +29,9 @@ class Heard:
     """What the ensemble heard in one track.
 
     Attributes:
-        windows: the segments that were heard, in order of information; empty for a silent track.
-        logits: weighted ensemble logits per segment, shape [segments, labels].
+        windows: the segments that were heard, in order of information; empty for a silent track. Where members heard
+            different numbers of them, only the first one, which then stands for all.
+        logits: weighted ensemble logits per segment, shape [segments, labels], one row per window.
         embeddings: each member's mean embedding over the segments, shape [dim], by encoder SHA-256.
         duration_s: the track's length as the container states it.
         decode_s, infer_s: wall time spent reading sound and running encoders.
@@ -151,6 +152,7 @@ class Ensemble:
             embeddings[member.encoder_sha256] = embedding.mean(axis=0)
             windows = tuple(window for window, _ in heard)
             logits = _add(logits, head_logits(member, embedding) * member.weight)
+            windows = windows[: len(logits)]
         assert logits is not None, "a bundle has at least one member"
         total = sum(member.weight for member in self.bundle.members)
         return Heard(windows, logits / np.float32(total), embeddings, duration_s, decode_s, infer_s)

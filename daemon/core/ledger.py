@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from daemon.core.database import Database, Row, path_key, path_of
 from daemon.core.ledger_schema import MIGRATIONS
-from daemon.core.records import Candidate, Decision, FileState, SegmentVote
+from daemon.core.records import Abstention, Candidate, Decision, FileState, SegmentVote
 
 Clock = Callable[[], datetime]
 
@@ -359,7 +359,7 @@ def _decision(row: Row) -> Decision:
         candidates=tuple(Candidate(genre, p) for genre, p in json.loads(row["candidates"])),
         votes=tuple(SegmentVote(start_s, genre, p) for start_s, genre, p in json.loads(row["votes"])),
         bundle=row["bundle"],
-        abstention=row["abstention"],
+        abstention=Abstention(row["abstention"]) if row["abstention"] is not None else None,
     )
 
 

@@ -7,6 +7,7 @@ escape sequences to a terminal.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Mapping, MutableMapping
 from pathlib import PurePath
@@ -18,6 +19,7 @@ from daemon.core.records import LogFormat
 
 # Priorities of the journal, as in sd-daemon(3); systemd strips the prefix and files the line under it.
 _JOURNAL_PREFIX = {"debug": "<7>", "info": "<6>", "warning": "<4>", "error": "<3>", "critical": "<2>"}
+_LEVELS = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL)
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))} | {
     code: f"\\u{code:04x}" for code in (0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
 }
@@ -29,14 +31,14 @@ def configure(
     """Send every event of at least `level` to `stream` (standard error), and other libraries' warnings with them."""
     out = stream if stream is not None else sys.stderr
     console = form is LogFormat.CONSOLE or (form is LogFormat.AUTO and out.isatty())
-    journal = "JOURNAL_STREAM" in (environment or {})
+    journal = _is_journal(out, (environment or {}).get("JOURNAL_STREAM", ""))
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=not console),
+            structlog.processors.format_exc_info,
             _escape,
-            structlog.processors.format_exc_info if not console else _leave,
             *_renderers(console, journal, out),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
@@ -48,9 +50,19 @@ def configure(
 
 def _renderers(console: bool, journal: bool, out: TextIO) -> list[Any]:
     if console:
-        return [structlog.dev.ConsoleRenderer(colors=out.isatty(), pad_event_to=24)]
+        plain = structlog.dev.plain_traceback
+        return [structlog.dev.ConsoleRenderer(colors=out.isatty(), pad_event_to=24, exception_formatter=plain)]
     json = structlog.processors.JSONRenderer(ensure_ascii=False)
     return [_Journal(json)] if journal else [json]
+
+
+def _is_journal(out: TextIO, variable: str) -> bool:
+    """Whether `out` goes to the journal: systemd.exec(5) has device and inode compared, for children inherit it."""
+    try:
+        status = os.fstat(out.fileno())
+    except (OSError, ValueError):
+        return False
+    return variable == f"{status.st_dev}:{status.st_ino}"
 
 
 class _Journal:
@@ -77,13 +89,10 @@ class _Lenient:
         self._stream.flush()
 
 
-def _leave(logger: Any, name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    return event
-
-
 def _escape(logger: Any, name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     for key, value in event.items():
-        event[key] = _plain(value)
+        # A traceback is the one text with lines of its own.
+        event[key] = "\n".join(map(_plain, value.split("\n"))) if key == "exception" else _plain(value)
     return event
 
 
@@ -101,8 +110,13 @@ def _plain(value: Any) -> Any:
 
 class _Adopted(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
+        level = max(known for known in _LEVELS if known <= max(record.levelno, logging.DEBUG))
+        try:
+            message = record.getMessage()
+        except (TypeError, ValueError):
+            message = str(record.msg)
         log = structlog.get_logger()
-        log.log(record.levelno, "library_message", library=record.name, message=record.getMessage())
+        log.log(level, "library_message", library=record.name, message=message, exc_info=record.exc_info)
 
 
 def _adopt_library_logs() -> None:

@@ -33,7 +33,8 @@ def locate(directory: Path, name: str) -> Path:
     """
     if name == "auto":
         link = directory / CURRENT
-        return link.resolve() if link.is_symlink() else STARTER
+        # Unlike Path.resolve, realpath takes a link to itself; loading then says what is wrong with the place.
+        return Path(os.path.realpath(link)) if link.is_symlink() else STARTER
     if name == "starter":
         return STARTER
     folder = Path(name) if name.startswith("/") else directory / name
@@ -43,12 +44,20 @@ def locate(directory: Path, name: str) -> Path:
 
 
 def use(directory: Path, folder: Path) -> None:
-    """Make `folder` the current bundle, by one rename: a reader sees the old one or the new one, never none."""
+    """Make `folder` the current bundle, by one rename: a reader sees the old one or the new one, never none.
+
+    The starter is current where no link is: a link to it would lead nowhere once the program is installed elsewhere.
+    """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     link = directory / f".{CURRENT}.{os.getpid()}"
     link.unlink(missing_ok=True)
-    inside = folder.parent == directory
-    link.symlink_to(folder.name if inside else folder)
+    # `folder` may be the `current` link by another name, which must not come to lead to itself.
+    target = Path(os.path.realpath(folder))
+    if target == STARTER:
+        (directory / CURRENT).unlink(missing_ok=True)
+        return
+    inside = target.parent == Path(os.path.realpath(directory))
+    link.symlink_to(target.name if inside else target)
     os.replace(link, directory / CURRENT)
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:

@@ -6,6 +6,8 @@ import os
 import socket
 from collections.abc import Mapping
 
+_PATIENCE_S = 0.5
+
 
 class Notifier:
     """The sd_notify(3) protocol: datagrams of KEY=value lines to $NOTIFY_SOCKET."""
@@ -39,6 +41,8 @@ class Notifier:
         # A leading @ means the abstract namespace, which the kernel spells with a NUL.
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as out:
+            # A full queue blocks the sender for as long as systemd is stuck.
+            out.settimeout(_PATIENCE_S)
             try:
                 out.sendto(message.encode(), address)
             except OSError:

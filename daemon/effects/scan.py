@@ -19,7 +19,8 @@ def walk(root: Path, wanted: Callable[[Path], bool], enter: Callable[[str], bool
     Raises:
         TryLater: the root itself cannot be read: an unmounted volume must not look like an emptied library.
     """
-    if not root.is_dir():
+    # A stale mount makes Path.is_dir raise; os.path.isdir says no.
+    if not os.path.isdir(root):
         raise TryLater(root, "the watched folder is not there (not mounted?)")
     pending = [str(root)]
     while pending:
@@ -32,7 +33,7 @@ def walk(root: Path, wanted: Callable[[Path], bool], enter: Callable[[str], bool
                 raise TryLater(root, f"the watched folder cannot be read: {error.strerror}") from error
             continue
         for entry in listing:
-            if entry.is_dir(follow_symlinks=False):
+            if _is_folder(entry):
                 if enter(entry.name):
                     pending.append(entry.path)
                 continue
@@ -48,6 +49,13 @@ def state_of(path: Path) -> FileState | None:
     except OSError:
         return None
     return FileState.of(status) if _is_regular(status) else None
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir(follow_symlinks=False)
+    except OSError:
+        return False
 
 
 def _regular(entry: os.DirEntry[str]) -> tuple[Path, FileState] | None:

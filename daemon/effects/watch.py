@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -43,6 +44,21 @@ class Watch:
     poll_s: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Which folder stands at a root: a mount over it, or a link that leads elsewhere now, makes it another one."""
+
+    path: str
+    device: int
+    inode: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    observer: BaseObserver
+    place: _Place
+
+
 class Watcher:
     """Observers for a set of folders. `on_touch` and `on_loss` are called from the observers' threads."""
 
@@ -51,81 +67,103 @@ class Watcher:
         self._on_touch = on_touch
         self._on_loss = on_loss
         self._lock = threading.Lock()
-        self._observers: dict[Watch, BaseObserver] = {}
+        self._running: dict[Watch, _Running] = {}
         self._wanted: tuple[Watch, ...] = ()
+        self._missed: frozenset[Watch] = frozenset()
+        self._failures: dict[Watch, str] = {}
         self._overflow = _OverflowListener(self._lost_everywhere)
 
     def start(self, watches: Sequence[Watch]) -> None:
         """Watch exactly these folders from now on; call again to change them. Missing ones wait for `heal`."""
         self._overflow.attach()
         self._wanted = tuple(watches)
-        for watch in set(self._observers) - set(self._wanted):
+        for watch in set(self._running) - set(self._wanted):
             self._drop(watch)
         self.heal()
 
     def heal(self) -> None:
-        """Watch folders that have appeared, let go of those that vanished, replace observers whose thread died."""
+        """Watch folders that have appeared, let go of those that vanished, replace observers whose thread died.
+
+        A folder that was replaced by another one, as by a mount over it, has vanished and appeared.
+        """
         for watch in self._wanted:
-            observer = self._observers.get(watch)
-            there = watch.root.is_dir()
-            if observer is not None and (not there or _dead_threads(observer)):
+            running = self._running.get(watch)
+            place = _place_of(watch.root)
+            reason = ""
+            if running is not None and (reason := _why_blind(watch, running, place)):
                 self._drop(watch)
-                observer = None
-                if there:
-                    self._on_loss(watch.root, "the watching thread had died")
-                else:
-                    self._on_loss(watch.root, "the folder has vanished (unmounted?)")
-            if observer is None and there:
-                self._add(watch)
+                running = None
+            if running is None and place is not None:
+                watched = self._add(watch, place)
+                if watched and watch in self._missed:
+                    reason = "it can be watched now"
+                self._missed = self._missed - {watch} if watched else self._missed | {watch}
+            elif place is None:
+                self._missed |= {watch}
+            # After the watch is set: whoever walks the folder now finds what came before, the watch what comes later.
+            if reason:
+                self._on_loss(watch.root, reason)
 
     def troubles(self) -> list[str]:
         """What is wrong with watching right now, one line per folder; empty when everything is watched."""
         lines = []
         for watch in self._wanted:
-            observer = self._observers.get(watch)
-            if observer is None:
-                lines.append(f"{watch.root}: is not there, so it is not watched")
-            elif dead := _dead_threads(observer):
+            running = self._running.get(watch)
+            if running is None:
+                lines.append(f"{watch.root}: {self._failures.get(watch, 'is not there, so it is not watched')}")
+            elif dead := _dead_threads(running.observer):
                 lines.append(f"{watch.root}: thread {dead} has died")
         return lines
 
     def stop(self) -> None:
         """Stop every observer and wait for its threads."""
         self._wanted = ()
-        for watch in list(self._observers):
+        for watch in list(self._running):
             self._drop(watch)
         self._overflow.detach()
 
-    def _add(self, watch: Watch) -> None:
-        observer: BaseObserver = InotifyObserver() if watch.poll_s is None else PollingObserver(timeout=watch.poll_s)
+    def _add(self, watch: Watch, place: _Place) -> bool:
+        observer: BaseObserver | None = None
         try:
-            observer.schedule(_Handler(self._on_touch), str(watch.root), recursive=True)
+            observer = InotifyObserver() if watch.poll_s is None else PollingObserver(timeout=watch.poll_s)
+            # By its real path, since inotify would watch a link itself and not the folder that it leads to.
+            observer.schedule(_Handler(watch.root, place.path, self._on_touch), place.path, recursive=True)
             observer.start()
         except OSError as error:
-            # Out of inotify watches, or the folder vanished in this instant: `heal` tries again.
-            self._on_loss(watch.root, f"cannot be watched: {error.strerror or error}")
-            return
+            # Out of inotify watches, or the folder vanished in this instant: `heal` tries again, and is silent about
+            # the same failure, since it comes by every second.
+            if observer is not None:
+                observer.stop()
+            reason = f"cannot be watched: {error.strerror or error}"
+            if self._failures.get(watch) != reason:
+                self._failures[watch] = reason
+                self._on_loss(watch.root, reason)
+            return False
+        self._failures.pop(watch, None)
         with self._lock:
-            self._observers[watch] = observer
+            self._running[watch] = _Running(observer, place)
+        return True
 
     def _drop(self, watch: Watch) -> None:
         with self._lock:
-            observer = self._observers.pop(watch)
+            observer = self._running.pop(watch).observer
         observer.stop()
         if observer.is_alive():
             observer.join()
 
     def _lost_everywhere(self) -> None:
         with self._lock:
-            roots = [watch.root for watch in self._observers if watch.poll_s is None]
+            roots = [watch.root for watch in self._running if watch.poll_s is None]
         for root in roots:
             self._on_loss(root, "the kernel's event queue overflowed")
 
 
 class _Handler(FileSystemEventHandler):
-    """Passes on the path at which a file now stands."""
+    """Passes on the path at which a file now stands, as seen from the root."""
 
-    def __init__(self, on_touch: Callable[[Path], None]) -> None:
+    def __init__(self, root: Path, real: str, on_touch: Callable[[Path], None]) -> None:
+        self._root = root
+        self._real = real
         self._on_touch = on_touch
 
     def on_any_event(self, event: FileSystemEvent) -> None:
@@ -133,7 +171,7 @@ class _Handler(FileSystemEventHandler):
             return
         path = event.dest_path if event.event_type == EVENT_TYPE_MOVED else event.src_path
         if path:
-            self._on_touch(Path(os.fsdecode(path)))
+            self._on_touch(self._root / os.path.relpath(os.fsdecode(path), self._real))
 
 
 class _OverflowListener(logging.Filter):
@@ -154,7 +192,7 @@ class _OverflowListener(logging.Filter):
             logging.getLogger(name).removeFilter(self)
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if "overflowed" not in record.msg:
+        if "overflowed" not in str(record.msg):
             return True
         self._on_overflow()
         return False
@@ -178,7 +216,32 @@ def is_on_network(path: Path, mountinfo: str | None = None) -> bool:
     return kind in NETWORK_FILE_SYSTEMS
 
 
+def _place_of(root: Path) -> _Place | None:
+    """The folder at `root`, None where there is none or it cannot be reached (a stale mount raises, too)."""
+    try:
+        real = os.path.realpath(root)
+        status = os.stat(real)
+    except OSError:
+        return None
+    return _Place(real, status.st_dev, status.st_ino) if stat.S_ISDIR(status.st_mode) else None
+
+
+def _why_blind(watch: Watch, running: _Running, place: _Place | None) -> str:
+    """Why this observer no longer tells what happens at the root; empty while it does."""
+    if place is None:
+        return "the folder has vanished (unmounted?)"
+    if _dead_threads(running.observer):
+        return "the watching thread had died"
+    # Polling goes by path and sees a replaced folder by itself; network file systems may also renumber inodes.
+    if running.place.path != place.path or (watch.poll_s is None and running.place != place):
+        return "another folder has taken its place (mounted anew?)"
+    return ""
+
+
 def _dead_threads(observer: BaseObserver) -> str:
     """The names of the observer's threads that are not running; a dead emitter looks healthy from outside."""
     threads: list[Any] = [observer, *observer.emitters]
+    # The thread that reads the kernel's queue; watchdog names it in no public way.
+    if (reader := getattr(observer, "_inotify_fd", None)) is not None:
+        threads.append(reader)
     return ", ".join(type(thread).__name__ for thread in threads if not thread.is_alive())

@@ -7,9 +7,12 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 # Names of files and folders that never are the owner's music: partial downloads, sync and NAS housekeeping, bins.
-# Hidden names cover rsync (.name.XXXXXX), AppleDouble (._name), Syncthing (.syncthing.name.tmp) and our own copies.
+# Hidden names cover rsync (.name.XXXXXX), AppleDouble (._name), Syncthing (.syncthing.name.tmp) and our own copies;
+# two dots at the start are a title ("...And Justice for All", "...Baby One More Time").
 JUNK = (
-    ".*",
+    ".[!.]*",
+    "*.reclass-tmp",
+    "*.reclass-tmp.*",
     "*~",
     "~syncthing~*",
     "*.part",

@@ -4,7 +4,8 @@ What the two versions have in common at both ends is only counted. What is left 
 with the stretch of the new one around it as dictionary, in pieces of bounded size, which is the method of
 `zstd --patch-from` (Facebook, zstd 1.4.5). So a moved or renumbered part costs a few bytes, whatever the container.
 
-Format 1: header (see `_HEADER`), then for each piece of the old middle its compressed size (4 bytes) and bytes.
+Format 1: header (see `_HEADER`), then for each piece of the old middle its compressed size (4 bytes) and bytes. Two
+sizes that cannot occur say instead that the piece stands in the new file, as far from its start or from its end.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ _FORMAT = 1
 _HEADER = struct.Struct("<3sB4Q I32s")
 _MAGIC = b"MRP"
 _LENGTH = struct.Struct("<I")
+_AS_FROM_START, _AS_FROM_END = 0xFFFF_FFFF, 0xFFFF_FFFE
 
 _BLOCK = 1 << 20
 _PIECE = 1 << 20
@@ -63,6 +65,11 @@ class _Plan:
         """Where the new middle ends."""
         return self.new_size - self.suffix
 
+    @property
+    def drift(self) -> int:
+        """How much further on in the new file something stands that is as far from the end as before."""
+        return self.new_size - self.old_size
+
     def pieces(self) -> Iterator[tuple[int, int]]:
         """Start and end of each piece of the old middle."""
         for start in range(self.prefix, self.old_end, self.piece):
@@ -70,7 +77,7 @@ class _Plan:
 
     def window(self, start: int, end: int) -> tuple[int, int]:
         """The stretch of the new middle in which the piece of the old one from `start` to `end` should be found."""
-        drift = max(-_MAX_DRIFT, min(_MAX_DRIFT, self.new_size - self.old_size))
+        drift = max(-_MAX_DRIFT, min(_MAX_DRIFT, self.drift))
         low = max(self.prefix, start + min(0, drift) - _SLACK)
         high = min(self.new_end, end + max(0, drift) + _SLACK)
         return min(low, high), high
@@ -79,7 +86,8 @@ class _Plan:
 def make_patch(new: Path, old: Path) -> bytes:
     """The bytes that `apply_patch` needs beside the file `new` to give back the file `old`.
 
-    Memory is bounded whatever the sizes: a few MiB, and twice the difference in size, 16 MiB at most, where they differ. It is not tried out here.
+    Memory is bounded whatever the sizes: a few MiB, and where the sizes differ four times the difference, of which 16
+    MiB count at most. The record is not tried out here.
 
     Raises:
         OSError: as the operating system says.
@@ -99,9 +107,17 @@ def make_patch(new: Path, old: Path) -> bytes:
             )
         ]
         for start, end in plan.pieces():
-            packed = _pack(_stretch(old_file, start, end), _stretch(new_file, *plan.window(start, end)))
-            parts += [_LENGTH.pack(len(packed)), packed]
+            parts.append(_remembered(new_file, plan, _stretch(old_file, start, end), start))
     return b"".join(parts)
+
+
+def _remembered(new_file: BinaryIO, plan: _Plan, piece: bytes, start: int) -> bytes:
+    end = start + len(piece)
+    for mark, shift in ((_AS_FROM_START, 0), (_AS_FROM_END, plan.drift)):
+        if start + shift >= 0 and _stretch(new_file, start + shift, end + shift) == piece:
+            return _LENGTH.pack(mark)
+    packed = _pack(piece, _stretch(new_file, *plan.window(start, end)))
+    return _LENGTH.pack(len(packed)) + packed
 
 
 def apply_patch(new: Path, patch: bytes, out: Sink) -> str:
@@ -131,8 +147,13 @@ def _restored(new: Path, new_file: BinaryIO, plan: _Plan, patch: bytes) -> Itera
         if at + _LENGTH.size > len(patch):
             raise UndoRefused(f"{new}: the record for undo is cut short")
         (length,) = _LENGTH.unpack_from(patch, at)
-        packed = patch[at + _LENGTH.size : at + _LENGTH.size + length]
-        at += _LENGTH.size + length
+        at += _LENGTH.size
+        if length in (_AS_FROM_START, _AS_FROM_END):
+            shift = plan.drift if length == _AS_FROM_END else 0
+            yield _stretch(new_file, max(0, start + shift), max(0, end + shift))
+            continue
+        packed = patch[at : at + length]
+        at += length
         try:
             yield _unpack(packed, _stretch(new_file, *plan.window(start, end)), end - start)
         except zstandard.ZstdError as error:

@@ -180,8 +180,9 @@ def _stage(
         before = os.lstat(path)
     _check_kind(path, before, hard_links)
     temporary = path.with_name(temporary_name(path.name, token()))
+    target = _create(path, temporary)
     try:
-        before_sha256 = _copy(path, temporary, before)
+        before_sha256 = _copy(path, target, before)
         with _as_trouble_of(path, temporary):
             edit(temporary)
             verify(path, temporary)
@@ -217,16 +218,21 @@ def _check_kind(path: Path, status: os.stat_result, hard_links: HardLinks) -> No
         raise BadFile(path, f"has {status.st_nlink} names (hard links), and rewriting it would part them")
 
 
-def _copy(path: Path, temporary: Path, before: os.stat_result) -> str:
-    """Copy the bytes into a new file that only we can read; their SHA-256 (hex)."""
-    with _translated(path):
+def _create(path: Path, temporary: Path) -> BinaryIO:
+    """A new file beside `path` that only we can read; what already has that name is somebody else's."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with _translated(path, "cannot put a copy beside it: "):
+        return open(os.open(temporary, flags, 0o600), "wb")
+
+
+def _copy(path: Path, target: BinaryIO, before: os.stat_result) -> str:
+    """Copy the bytes to `target` and close it; their SHA-256 (hex)."""
+    with _translated(path), target:
         source = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         with open(source, "rb") as reader:
             _check_unchanged(path, before, os.fstat(source))
-            with _translated(path, "cannot put a copy beside it: "):
-                target = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            with open(target, "wb") as writer:
-                digest = _copy_bytes(reader, writer)
+            digest = _copy_bytes(reader, target)
+            target.flush()
             _check_unchanged(path, before, os.fstat(source))
     return digest
 

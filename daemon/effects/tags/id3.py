@@ -1,7 +1,8 @@
 """The ID3v2 tag as bytes: takes it apart into frames, reads text, exchanges the genre frame. Touches no file.
 
 Every other frame is carried over byte for byte, whatever it is: mutagen, asked to load and save a tag, would drop
-frames that it cannot parse, merge double ones, re-encode text and turn v2.2 and v2.3 into v2.4. A tag keeps its version.
+frames that it cannot parse, merge double ones, re-encode text and turn v2.2 and v2.3 into v2.4. Here
+a tag keeps its version.
 
 Genre text. In v2.4 the values are a list with null between them. v2.2 and v2.3 know one text only, so values are
 joined with a separator, as most programs do; where a genre itself contains the separator, nulls are used instead,
@@ -271,8 +272,7 @@ def _walk(body: bytes, version: int, *, plain_sizes: bool) -> tuple[tuple[Frame,
         flags = 0 if version == 2 else int.from_bytes(body[at + 8 : at + 10], "big")
         frames.append(Frame(name, flags, body[at + head_size : at + head_size + size]))
         at += head_size + size
-    rest = body[at:]
-    return tuple(frames), rest if rest.strip(b"\0") else b""
+    return tuple(frames), body[at:].rstrip(b"\0")
 
 
 def _frame_size(field: bytes, plain_sizes: bool) -> int | None:

@@ -7,6 +7,7 @@ kind that they find. APEv2 and Lyrics3 at the end stay as they are.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -79,10 +80,12 @@ def _write_genres(file: BinaryIO, genres: tuple[str, ...], options: WriteOptions
     if ends.v1:
         file.seek(-1, os.SEEK_END)
         file.write(bytes([_v1_number(genres)]))
+    if not genres and head is None:
+        return
     if head is None:
-        if not genres:
-            return
-        head = id3.Tag(options.new_id3, frames=_frames_of_v1(ends.v1, options.new_id3))
+        head = id3.Tag(options.new_id3)
+    if not head.frames:
+        head = dataclasses.replace(head, frames=_frames_of_v1(ends.v1, head.version))
     new = id3.with_genres(head, genres, options.id3_v23_separator)
     splice(file, 0, head.size, id3.render(new))
 

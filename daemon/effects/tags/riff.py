@@ -1,8 +1,8 @@
-"""WAVE: an ID3v2 tag in a chunk of its own, and the genre that a LIST INFO chunk may name. Owns nothing but these.
+"""WAVE: an ID3v2 tag in a chunk of its own, and the genre in a LIST INFO chunk. Owns nothing but these.
 
-The chunk walk is ours because mutagen's saves of 16 of 1,268 public WAV and AIFF files reported success and reread
-without tags, and two streaming files (RIFF size 0xFFFFFFFF) were altered by a save that raised. Where the sizes in the
-file contradict the file, nothing is written.
+Both are always written and say the same. The chunk walk is ours because mutagen's saves of 16 of 1,268 public WAV and
+AIFF files reported success and reread without tags, and two streaming files (RIFF size 0xFFFFFFFF) were altered by a
+save that raised. Where the sizes in the file contradict the file, nothing is written.
 """
 
 from __future__ import annotations
@@ -79,6 +79,7 @@ def _write_genres(file: BinaryIO, genres: tuple[str, ...], options: WriteOptions
     chunks = list(_chunks(file))
     end = _checked_end(file, chunks)
     edits: list[tuple[int, int, bytes]] = []
+    appended = b""
     tag = _tag(file, chunks)
     if tag.size == 0:
         tag = id3.Tag(options.new_id3)
@@ -87,11 +88,15 @@ def _write_genres(file: BinaryIO, genres: tuple[str, ...], options: WriteOptions
     if held is not None:
         edits.append((held.offset, _stored(held, end), _chunk_bytes(held.name, new)))
     elif genres:
-        last = max(chunk.end for chunk in chunks)
-        edits.append((end, 0, (b"\0" if last % 2 and last == end else b"") + _chunk_bytes(b"id3 ", new)))
-    for chunk in chunks:
-        if _is_info(file, chunk) and any(key == b"IGNR" for key, _ in _items(_content(file, chunk))):
-            edits.append((chunk.offset, _stored(chunk, end), _with_ignr(_content(file, chunk), genres)))
+        appended += _chunk_bytes(b"id3 ", new)
+    infos = [chunk for chunk in chunks if _is_info(file, chunk)]
+    for chunk in infos[:1]:
+        edits.append((chunk.offset, _stored(chunk, end), _with_ignr(_content(file, chunk), genres)))
+    if not infos and genres:
+        appended += _with_ignr(b"INFO", genres)
+    if appended:
+        odd = max(chunk.end for chunk in chunks) == end and end % 2
+        edits.append((end, 0, b"\0" * odd + appended))
     for offset, length, content in sorted(edits, reverse=True):
         splice(file, offset, length, content)
         end += len(content) - length
@@ -192,14 +197,25 @@ def _info_genres(info: dict[bytes, bytes]) -> tuple[str, ...]:
 
 
 def _with_ignr(content: bytes, genres: tuple[str, ...]) -> bytes:
-    """The LIST chunk in step with the ID3 tag: programs that read only INFO must not see the old genre."""
+    """The LIST chunk with the genres of the ID3 tag, for programs that read nothing else in a WAVE file.
+
+    Windows Explorer is one of them, and ffprobe up to at least 5.1.
+    """
+    items = list(_items(content))
+    rebuilt = bytearray(b"INFO" + b"".join(_chunk_bytes(name, value) for name, value in items))
+    if rebuilt.rstrip(b"\0") != content.rstrip(b"\0"):
+        # Some programs leave out the padding of odd items, or stop in the middle of one.
+        raise Unusable("its INFO list is damaged")
     rebuilt = bytearray(b"INFO")
-    for name, value in _items(content):
+    said = "; ".join(genres).encode("utf-8") + b"\0"
+    for name, value in items:
         if name != b"IGNR":
             rebuilt += _chunk_bytes(name, value)
         elif genres:
-            rebuilt += _chunk_bytes(name, "; ".join(genres).encode("utf-8") + b"\0")
+            rebuilt += _chunk_bytes(name, said)
             genres = ()
+    if genres:
+        rebuilt += _chunk_bytes(b"IGNR", said)
     return _chunk_bytes(b"LIST", bytes(rebuilt))
 
 

@@ -1,0 +1,249 @@
+"""One change to one file: recorded before and after, reversible byte for byte, and whole after a crash anywhere."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import warnings
+from pathlib import Path
+
+import mutagen
+import pytest
+from make_audio import SUFFIXES, make
+
+from daemon.change import Changer, WriterLock
+from daemon.core.audio import audio_id
+from daemon.core.config import HardLinks, Tagging
+from daemon.core.errors import BadFile, TryLater, UndoRefused
+from daemon.core.ledger import ChangeState, Ledger
+from daemon.effects import scan, tags
+
+
+@pytest.fixture
+def ledger(tmp_path: Path):
+    ledger = Ledger(tmp_path / "state" / "ledger.db")
+    yield ledger
+    ledger.close()
+
+
+def write(ledger: Ledger, path: Path, *genres: str, tagging: Tagging | None = None):
+    before = tags.read(path).genres
+    return Changer(ledger, tagging or Tagging()).write_genres(path, audio_id(path), before, genres, "bundle-1")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_undo_and_its_undo_give_back_the_very_bytes_and_times(ledger: Ledger, tmp_path: Path, suffix: str) -> None:
+    path = make(tmp_path / f"song{suffix}")
+    os.utime(path, ns=(1_600_000_000_000_000_001, 1_500_000_000_123_456_789))
+    original, status = path.read_bytes(), path.stat()
+    tagged = write(ledger, path, "爵士", "Bebop")
+    after = path.read_bytes()
+    assert tags.read(path).genres == ("爵士", "Bebop")
+    assert after != original
+    undone = Changer(ledger, Tagging()).undo(tagged.change)
+    assert path.read_bytes() == original
+    assert (path.stat().st_mtime_ns, path.stat().st_mode) == (status.st_mtime_ns, status.st_mode)
+    Changer(ledger, Tagging()).undo(undone.change)
+    assert path.read_bytes() == after
+
+
+def test_the_ledger_knows_the_file_as_it_is_after_each_change(ledger: Ledger, tmp_path: Path) -> None:
+    path = make(tmp_path / "song.flac")
+    applied = write(ledger, path, "jazz")
+    known = ledger.known(path)
+    assert known is not None
+    assert (known.state, known.genres) == (scan.state_of(path), ("jazz",))
+    change = ledger.change(applied.change)
+    assert change is not None and change.state is ChangeState.DONE
+    Changer(ledger, Tagging()).undo(applied.change)
+    known = ledger.known(path)
+    assert known is not None and known.state == scan.state_of(path)
+    undone = ledger.change(applied.change)
+    assert undone is not None and undone.state is ChangeState.UNDONE
+
+
+def test_undo_follows_a_file_that_was_moved(ledger: Ledger, tmp_path: Path) -> None:
+    path = make(tmp_path / "song.mp3")
+    original = path.read_bytes()
+    applied = write(ledger, path, "jazz")
+    moved = tmp_path / "elsewhere.mp3"
+    path.rename(moved)
+    known = ledger.known(path)
+    assert known is not None
+    state = scan.state_of(moved)
+    assert state is not None
+    ledger.remember(type(known)(moved, known.audio_id, state, known.genres, known.status, ""))
+    Changer(ledger, Tagging()).undo(applied.change)
+    assert moved.read_bytes() == original
+
+
+def test_undo_is_refused_where_the_file_was_changed_since(ledger: Ledger, tmp_path: Path) -> None:
+    path = make(tmp_path / "song.mp3")
+    applied = write(ledger, path, "jazz")
+    file = mutagen.File(path, easy=True)
+    file["title"] = "another"
+    file.save()
+    theirs = path.read_bytes()
+    with pytest.raises(UndoRefused, match="changed since"):
+        Changer(ledger, Tagging()).undo(applied.change)
+    assert path.read_bytes() == theirs
+
+
+def test_undo_is_refused_twice_for_nothing_and_for_a_file_that_is_gone(ledger: Ledger, tmp_path: Path) -> None:
+    path = make(tmp_path / "song.mp3")
+    applied = write(ledger, path, "jazz")
+    changer = Changer(ledger, Tagging())
+    with pytest.raises(UndoRefused, match="no such change"):
+        changer.undo(999)
+    again = changer.undo(applied.change)
+    with pytest.raises(UndoRefused, match="undone"):
+        changer.undo(applied.change)
+    path.unlink()
+    with pytest.raises(UndoRefused, match="gone"):
+        changer.undo(again.change)
+
+
+def test_a_file_that_somebody_is_writing_to_is_left_for_later(ledger: Ledger, tmp_path: Path) -> None:
+    path = make(tmp_path / "song.flac")
+    before = path.read_bytes()
+    with open(path, "r+b"), pytest.raises(TryLater, match="open for writing"):
+        write(ledger, path, "jazz")
+    assert path.read_bytes() == before
+    assert [change.state for change in ledger.changes_of(audio_id(path))] == [ChangeState.ROLLED_BACK]
+
+
+def test_a_hard_linked_file_is_never_rewritten_unless_the_config_says_so(ledger: Ledger, tmp_path: Path) -> None:
+    path = make(tmp_path / "song.flac")
+    twin = tmp_path / "seeding.flac"
+    twin.hardlink_to(path)
+    before = path.read_bytes()
+    with pytest.raises(BadFile, match="link"):
+        write(ledger, path, "jazz")
+    assert path.read_bytes() == twin.read_bytes() == before
+    write(ledger, path, "jazz", tagging=Tagging(hard_links=HardLinks.REWRITE))
+    assert tags.read(path).genres == ("jazz",)
+    assert twin.read_bytes() == before
+
+
+def test_only_a_writer_that_is_alone_may_clean_up(tmp_path: Path) -> None:
+    first, second = WriterLock(tmp_path), WriterLock(tmp_path)
+    first.share()
+    assert not second.alone()
+    first.close()
+    assert second.alone()
+    waiting = WriterLock(tmp_path)
+    shared = threading.Event()
+    thread = threading.Thread(target=lambda: (waiting.share(), shared.set()))
+    thread.start()
+    assert not shared.wait(0.05)
+    second.share()
+    assert shared.wait(10)
+    thread.join()
+    waiting.close()
+    second.close()
+
+
+# A crash anywhere: the process kills itself at its n-th call into the system (PEP 578 audit events: open, rename,
+# remove, utime, chmod, copy, every SQLite statement's trace), for every n until it gets through alive.
+
+_KILLED = -signal.SIGKILL
+
+
+def _die_at(step: int, work) -> int:
+    """Run `work` in a forked child that kills itself at its `step`-th audit event; the child's exit code."""
+    with warnings.catch_warnings():
+        # Python warns that other tests' libraries have threads; the child only touches files and SQLite.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if child == 0:
+        count = 0
+
+        def hook(event: str, arguments: tuple[object, ...]) -> None:
+            nonlocal count
+            if event.startswith(("open", "os.", "shutil.", "sqlite3.", "fcntl.")):
+                count += 1
+                if count == step:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        code = 1
+        try:
+            sys.addaudithook(hook)
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
+def _write_once(state: Path, path: Path) -> None:
+    ledger = Ledger(state / "ledger.db")
+    write(ledger, path, "jazz")
+
+
+def _undo_once(state: Path, number: int) -> None:
+    ledger = Ledger(state / "ledger.db")
+    Changer(ledger, Tagging()).undo(number)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", [".mp3", ".ogg", ".m4a"])
+def test_killed_at_any_step_of_a_write_the_file_is_whole_and_the_record_true(tmp_path: Path, suffix: str) -> None:
+    source = make(tmp_path / f"source{suffix}").read_bytes()
+    survived = False
+    for step in range(1, 400):
+        folder = tmp_path / f"at{step}"
+        folder.mkdir()
+        path = folder / f"song{suffix}"
+        path.write_bytes(source)
+        code = _die_at(step, lambda folder=folder, path=path: _write_once(folder / "state", path))
+        assert code in (0, _KILLED)
+        _check_recovered(folder, path, source)
+        if code == 0:
+            survived = True
+            break
+    assert survived and step > 20
+
+
+def _check_recovered(folder: Path, path: Path, source: bytes) -> None:
+    ledger = Ledger(folder / "state" / "ledger.db")
+    Changer(ledger, Tagging()).recover()
+    assert ledger.open_changes() == []
+    assert [entry.name for entry in folder.iterdir() if entry.is_file()] == [path.name]
+    done = [change for change in ledger.changes_of(audio_id(path)) if change.state is ChangeState.DONE]
+    if done:
+        assert tags.read(path).genres == ("jazz",)
+        known = ledger.known(path)
+        assert known is not None and known.state == scan.state_of(path)
+        Changer(ledger, Tagging()).undo(done[0].number)
+    assert path.read_bytes() == source
+    ledger.close()
+
+
+@pytest.mark.slow
+def test_killed_at_any_step_of_an_undo_the_file_is_whole_and_the_record_true(tmp_path: Path) -> None:
+    source = make(tmp_path / "source.flac").read_bytes()
+    survived = False
+    for step in range(1, 400):
+        folder = tmp_path / f"at{step}"
+        folder.mkdir()
+        path = folder / "song.flac"
+        path.write_bytes(source)
+        first = Ledger(folder / "state" / "ledger.db")
+        number = write(first, path, "jazz").change
+        tagged = path.read_bytes()
+        first.close()
+        code = _die_at(step, lambda folder=folder, number=number: _undo_once(folder / "state", number))
+        ledger = Ledger(folder / "state" / "ledger.db")
+        Changer(ledger, Tagging()).recover()
+        assert ledger.open_changes() == []
+        change = ledger.change(number)
+        assert change is not None
+        assert path.read_bytes() == (source if change.state is ChangeState.UNDONE else tagged)
+        ledger.close()
+        if code == 0:
+            survived = True
+            break
+    assert survived and step > 20

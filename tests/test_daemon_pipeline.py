@@ -1,0 +1,285 @@
+"""One track from path to ending: what is written, what is left, what is learnt, and that nothing is done twice."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import mutagen
+import pytest
+from make_audio import encode, make
+from make_bundle import make_bundle, make_track, tone
+
+from daemon.change import Changer
+from daemon.core import bundle, config
+from daemon.core.audio import audio_id
+from daemon.core.config import Config, GenreEntry, Mode, Tagging, Thresholds
+from daemon.core.errors import TryLater
+from daemon.core.inference import Ensemble
+from daemon.core.ledger import FileStatus, Ledger
+from daemon.core.records import Abstained, Abstention, Applied, Device, Parked, Unchanged
+from daemon.effects import tags
+from daemon.pipeline import Judge, Pipeline, retry_or_park
+
+
+@pytest.fixture(scope="module")
+def ensemble(tmp_path_factory: pytest.TempPathFactory) -> Ensemble:
+    folder = make_bundle(tmp_path_factory.mktemp("models") / "tones")
+    return Ensemble(bundle.load(folder), device=Device.CPU, threads=1)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path):
+    ledger = Ledger(tmp_path / "state" / "ledger.db")
+    yield ledger
+    ledger.close()
+
+
+@pytest.fixture
+def pipeline(ensemble: Ensemble, ledger: Ledger) -> Pipeline:
+    return Pipeline(config.default(), ensemble, ledger)
+
+
+def with_config(ensemble: Ensemble, ledger: Ledger, **sections) -> Pipeline:
+    return Pipeline(Config(**sections), ensemble, ledger)
+
+
+def genre(path: Path, *values: str) -> Path:
+    file = mutagen.File(path, easy=True)
+    file["genre"] = list(values)
+    file.save()
+    return path
+
+
+def test_a_new_file_is_tagged_with_evidence_on_record(pipeline: Pipeline, ledger: Ledger, tmp_path: Path) -> None:
+    path = make_track(tmp_path / "song.flac", "jazz")
+    ending = pipeline.process(path, Mode.APPLY)
+    assert isinstance(ending, Applied)
+    assert tags.read(path).genres == ("jazz",)
+    recorded = ledger.latest_decision(audio_id(path))
+    assert recorded is not None
+    _, decision = recorded
+    assert (decision.genre, decision.bundle, len(decision.votes)) == ("jazz", "tones-1", 3)
+    change = ledger.change(ending.change)
+    assert change is not None and change.bundle == "tones-1"
+
+
+def test_its_own_write_is_not_answered(pipeline: Pipeline, ledger: Ledger, tmp_path: Path) -> None:
+    path = make_track(tmp_path / "song.flac", "jazz")
+    pipeline.process(path, Mode.APPLY)
+    assert pipeline.process(path, Mode.APPLY) == Unchanged(path, "seen already")
+    assert len(ledger.decisions(audio_id(path))) == 1
+
+
+def test_an_edit_of_another_tag_is_neither_a_correction_nor_new_work(
+    pipeline: Pipeline, ledger: Ledger, tmp_path: Path
+) -> None:
+    path = make_track(tmp_path / "song.flac", "jazz")
+    pipeline.process(path, Mode.APPLY)
+    file = mutagen.File(path)
+    file["title"] = "new title"
+    file.save()
+    assert isinstance(pipeline.process(path, Mode.APPLY), Unchanged)
+    assert ledger.corrections(audio_id(path)) == []
+    assert len(ledger.decisions(audio_id(path))) == 1
+
+
+def test_the_owners_genre_is_learnt_and_never_overwritten(pipeline: Pipeline, ledger: Ledger, tmp_path: Path) -> None:
+    path = make_track(tmp_path / "song.flac", "jazz")
+    pipeline.process(path, Mode.APPLY)
+    genre(path, "搖滾")
+    assert pipeline.process(path, Mode.APPLY) == Unchanged(path, "the owner's label")
+    (correction,) = ledger.corrections(audio_id(path))
+    assert (correction.genres, correction.genre, correction.how) == (("搖滾",), "rock", "retagged")
+    pipeline.apply(path)
+    assert tags.read(path).genres == ("搖滾",)
+
+
+def test_a_genre_outside_the_taxonomy_is_a_correction_too(pipeline: Pipeline, ledger: Ledger, tmp_path: Path) -> None:
+    path = make_track(tmp_path / "song.flac", "jazz")
+    pipeline.process(path, Mode.APPLY)
+    genre(path, "Vaporwave")
+    pipeline.process(path, Mode.APPLY)
+    (correction,) = ledger.corrections(audio_id(path))
+    assert (correction.genres, correction.genre) == (("Vaporwave",), None)
+
+
+def test_a_moved_file_is_recognised_by_its_sound_and_not_done_again(
+    pipeline: Pipeline, ledger: Ledger, tmp_path: Path
+) -> None:
+    path = make_track(tmp_path / "song.flac", "jazz")
+    pipeline.process(path, Mode.APPLY)
+    moved = path.rename(tmp_path / "renamed.flac")
+    assert isinstance(pipeline.process(moved, Mode.APPLY), Unchanged)
+    assert ledger.known(path) is None
+    known = ledger.known(moved)
+    assert known is not None and known.status is FileStatus.TAGGED
+    assert len(ledger.decisions(audio_id(moved))) == 1
+
+
+def test_moved_and_retagged_at_once_is_a_correction(pipeline: Pipeline, ledger: Ledger, tmp_path: Path) -> None:
+    path = make_track(tmp_path / "song.flac", "jazz")
+    pipeline.process(path, Mode.APPLY)
+    moved = genre(path.rename(tmp_path / "renamed.flac"), "rock")
+    pipeline.process(moved, Mode.APPLY)
+    assert [correction.genre for correction in ledger.corrections(audio_id(moved))] == ["rock"]
+
+
+def test_another_copy_of_a_corrected_track_gets_the_owners_label(
+    pipeline: Pipeline, ledger: Ledger, tmp_path: Path
+) -> None:
+    path = make_track(tmp_path / "song.flac", "jazz")
+    untagged = shutil.copy(path, tmp_path / "copy.flac")
+    pipeline.process(path, Mode.APPLY)
+    genre(path, "rock")
+    pipeline.process(path, Mode.APPLY)
+    assert isinstance(pipeline.process(Path(untagged), Mode.APPLY), Applied)
+    assert tags.read(untagged).genres == ("rock",)
+
+
+def test_an_unsure_track_is_left_without_a_genre(pipeline: Pipeline, ledger: Ledger, tmp_path: Path) -> None:
+    path = make_track(tmp_path / "mixed.flac", "jazz", mixed_with="rock")
+    before = path.read_bytes()
+    assert pipeline.process(path, Mode.APPLY) == Abstained(path, Abstention.UNSURE)
+    assert path.read_bytes() == before
+    known = ledger.known(path)
+    assert known is not None and (known.status, known.reason) == (FileStatus.ABSTAINED, "unsure")
+
+
+def test_a_silent_track_is_left_and_said_to_be_silent(pipeline: Pipeline, tmp_path: Path) -> None:
+    path = tmp_path / "silence.flac"
+    encode(path, tone(440, 5) * 0)
+    assert pipeline.process(path, Mode.APPLY) == Abstained(path, Abstention.SILENT)
+
+
+def test_what_the_taxonomy_has_no_genre_for_is_left(ensemble: Ensemble, ledger: Ledger, tmp_path: Path) -> None:
+    taxonomy = (GenreEntry(name="古典", aliases=("classical",)), GenreEntry(name="jazz"))
+    pipeline = with_config(ensemble, ledger, taxonomy=taxonomy)
+    rock = make_track(tmp_path / "rock.flac", "rock")
+    assert pipeline.process(rock, Mode.APPLY) == Abstained(rock, Abstention.OUTSIDE_TAXONOMY)
+    classical = make_track(tmp_path / "classical.flac", "classical")
+    pipeline.process(classical, Mode.APPLY)
+    assert tags.read(classical).genres == ("古典",)
+
+
+def test_thresholds_of_config_and_genre_outrank_the_bundles(ensemble: Ensemble, ledger: Ledger, tmp_path: Path) -> None:
+    daring = with_config(ensemble, ledger, thresholds=Thresholds(default=0.0))
+    mixed = make_track(tmp_path / "mixed.flac", "jazz", mixed_with="rock")
+    assert isinstance(daring.process(mixed, Mode.APPLY), Applied)
+    strict = with_config(
+        ensemble,
+        ledger,
+        taxonomy=(GenreEntry(name="jazz", threshold=1.0), GenreEntry(name="rock")),
+        thresholds=Thresholds(default=0.0),
+    )
+    jazz = make_track(tmp_path / "jazz.mp3", "jazz")
+    assert isinstance(strict.process(jazz, Mode.APPLY), Abstained)
+    rock = make_track(tmp_path / "rock.mp3", "rock")
+    assert isinstance(strict.process(rock, Mode.APPLY), Applied)
+
+
+@pytest.mark.parametrize("mode", [Mode.SUGGEST, Mode.DRY_RUN])
+def test_suggest_and_dry_run_write_nothing(pipeline: Pipeline, ledger: Ledger, tmp_path: Path, mode: Mode) -> None:
+    path = make_track(tmp_path / "song.flac", "jazz")
+    before, status = path.read_bytes(), path.stat()
+    ending = pipeline.process(path, mode)
+    assert isinstance(ending, Unchanged) and "jazz" in ending.reason
+    assert (path.read_bytes(), path.stat().st_mtime_ns, path.stat().st_ino) == (
+        before,
+        status.st_mtime_ns,
+        status.st_ino,
+    )
+    assert ledger.changes_of(audio_id(path)) == []
+
+
+def test_an_existing_genre_is_kept_whatever_the_model_hears(pipeline: Pipeline, tmp_path: Path) -> None:
+    inside = genre(make_track(tmp_path / "inside.flac", "jazz"), "Rock")
+    outside = genre(make_track(tmp_path / "outside.flac", "jazz"), "Vaporwave", "Folk, World, & Country")
+    before = inside.read_bytes(), outside.read_bytes()
+    assert isinstance(pipeline.process(inside, Mode.APPLY), Unchanged)
+    assert isinstance(pipeline.process(outside, Mode.APPLY), Unchanged)
+    assert (inside.read_bytes(), outside.read_bytes()) == before
+
+
+def test_a_foreign_genre_is_kept_beside_ours_where_the_policy_says_append(
+    ensemble: Ensemble, ledger: Ledger, tmp_path: Path
+) -> None:
+    pipeline = with_config(ensemble, ledger, tagging=Tagging(outside="append"))
+    path = genre(make_track(tmp_path / "song.flac", "jazz"), "Vaporwave")
+    pipeline.process(path, Mode.APPLY)
+    assert tags.read(path).genres == ("Vaporwave", "jazz")
+
+
+def test_a_bad_file_is_parked_and_taken_up_again_when_it_changes(
+    pipeline: Pipeline, ledger: Ledger, tmp_path: Path
+) -> None:
+    path = tmp_path / "song.flac"
+    path.write_text("no music")
+    assert isinstance(pipeline.process(path, Mode.APPLY), Parked)
+    assert [file.path for file in ledger.parked()] == [path]
+    make_track(path, "jazz")
+    assert isinstance(pipeline.process(path, Mode.APPLY), Applied)
+    assert ledger.parked() == []
+
+
+def test_a_hard_linked_file_is_parked_with_its_reason_and_untouched(pipeline: Pipeline, tmp_path: Path) -> None:
+    path = make_track(tmp_path / "song.flac", "jazz")
+    (tmp_path / "seeding.flac").hardlink_to(path)
+    before = path.read_bytes()
+    ending = pipeline.process(path, Mode.APPLY)
+    assert isinstance(ending, Parked) and "link" in ending.reason
+    assert path.read_bytes() == before
+
+
+def test_a_file_that_is_gone_is_forgotten(pipeline: Pipeline, ledger: Ledger, tmp_path: Path) -> None:
+    path = make_track(tmp_path / "song.flac", "jazz")
+    pipeline.process(path, Mode.APPLY)
+    path.unlink()
+    assert pipeline.process(path, Mode.APPLY) == Unchanged(path, "gone")
+    assert ledger.known(path) is None
+    assert isinstance(pipeline.apply(path), Parked)
+
+
+def test_a_container_that_cannot_be_tagged_is_parked_with_its_reason(pipeline: Pipeline, tmp_path: Path) -> None:
+    path = make(tmp_path / "song.wav").rename(tmp_path / "song.mp3")
+    assert not isinstance(pipeline.process(path, Mode.APPLY), Parked)
+    raw = tmp_path / "raw.aac"
+    raw.write_bytes(b"\xff\xf1\x50\x80\x04\x1f\xfc" * 400)
+    assert isinstance(pipeline.process(raw, Mode.APPLY), Parked)
+
+
+def test_after_undo_the_file_is_left_until_the_owner_asks(pipeline: Pipeline, ledger: Ledger, tmp_path: Path) -> None:
+    path = make_track(tmp_path / "song.flac", "jazz")
+    before = path.read_bytes()
+    ending = pipeline.process(path, Mode.APPLY)
+    assert isinstance(ending, Applied)
+    Changer(ledger, Tagging()).undo(ending.change)
+    assert isinstance(pipeline.process(path, Mode.APPLY), Unchanged)
+    assert path.read_bytes() == before
+    assert isinstance(pipeline.apply(path), Applied)
+
+
+def test_trouble_that_passes_is_retried_and_then_parked(pipeline: Pipeline, ledger: Ledger, tmp_path: Path) -> None:
+    path = make_track(tmp_path / "song.flac", "jazz")
+    with open(path, "r+b"), pytest.raises(TryLater) as trouble:
+        pipeline.process(path, Mode.APPLY)
+    assert retry_or_park(pipeline, trouble.value, attempts=1, max_attempts=2) is None
+    parked = retry_or_park(pipeline, trouble.value, attempts=2, max_attempts=2)
+    assert parked is not None and "2 times" in parked.reason
+    assert [file.path for file in ledger.parked()] == [path]
+
+
+def test_the_judge_hears_without_a_ledger_and_touches_nothing(ensemble: Ensemble, tmp_path: Path) -> None:
+    settings = config.default()
+    judge = Judge(settings, ensemble, settings.build_taxonomy())
+    path = make_track(tmp_path / "song.opus", "classical")
+    before, status = path.read_bytes(), path.stat()
+    assert judge.hear(path).decision.genre == "classical"
+    assert (path.read_bytes(), path.stat().st_mtime_ns) == (before, status.st_mtime_ns)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["song.opus"]
+
+
+def test_a_short_track_is_heard_whole(pipeline: Pipeline, tmp_path: Path) -> None:
+    path = make_track(tmp_path / "jingle.mp3", "rock", seconds=0.8)
+    assert isinstance(pipeline.process(path, Mode.APPLY), Applied)
+    assert tags.read(path).genres == ("rock",)
