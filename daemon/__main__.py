@@ -212,6 +212,9 @@ def main() -> None:
         # Whoever read our output has seen enough (`| head`); Python would complain once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
+    except OSError as error:
+        click.echo(f"music-reclass: {error.filename or 'the system'}: {error.strerror or error}", err=True)
+        code = 1
     except MusicReclassError as error:
         click.echo(f"music-reclass: {error}", err=True)
         code = 2 if isinstance(error, ConfigError) else 1

@@ -6,6 +6,7 @@ Exit codes: 0 done; 1 something was refused or failed, and it was said which; 2 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -18,7 +19,7 @@ from daemon.core import bundle as bundles
 from daemon.core import config as configuration
 from daemon.core.config import Mode
 from daemon.core.errors import BadFile, FileTrouble, MusicReclassError, TryLater, UndoRefused
-from daemon.core.ledger import Ledger
+from daemon.core.ledger import KnownFile, Ledger
 from daemon.core.records import Ending, Parked
 from daemon.effects import models, scan, tags
 from daemon.rules import ignore
@@ -111,7 +112,7 @@ def apply(workshop: Workshop, paths: tuple[Path, ...], dry_run: bool) -> int:
     with workshop.pipeline() as pipeline:
         for path in show.progress(list(_music_in(paths)), "applying"):
             try:
-                endings.append(pipeline.apply(path.absolute(), mode))
+                endings.append(pipeline.apply(Path(os.path.abspath(path)), mode))
             except TryLater as trouble:
                 log.error("failed", path=trouble.path, reason=trouble.reason)
                 endings.append(Parked(trouble.path, trouble.reason))
@@ -129,11 +130,10 @@ def history(workshop: Workshop, file: Path, as_json: bool) -> int:
     \b
     Example: music-reclass history ~/Music/new/song.flac
     """
-    path = file.absolute()
     with workshop.ledger() as ledger:
-        known = ledger.known(path)
+        known = _on_record(ledger, file)
         if known is None:
-            raise BadFile(path, "is not in the record")
+            raise BadFile(file, "is not in the record")
         show.history(ledger, known, as_json)
     return 0
 
@@ -321,14 +321,18 @@ def _music_in(paths: Sequence[Path]) -> Iterator[Path]:
             yield file
 
 
+def _on_record(ledger: Ledger, file: Path) -> KnownFile | None:
+    """The file as the ledger knows it, by the path as given or by where its links lead."""
+    return ledger.known(Path(os.path.abspath(file))) or ledger.known(file.resolve())
+
+
 def _last_changes(ledger: Ledger, files: Sequence[Path]) -> Iterator[int]:
     for file in files:
-        path = file.absolute()
-        known = ledger.known(path)
+        known = _on_record(ledger, file)
         changes = ledger.changes_of(known.audio_id) if known and known.audio_id else []
         last = next((change for change in reversed(changes) if change.undoable), None)
         if last is None:
-            raise UndoRefused(f"{path}: there is no change of ours to undo")
+            raise UndoRefused(f"{file}: there is no change of ours to undo")
         yield last.number
 
 

@@ -15,7 +15,7 @@ import structlog
 
 from daemon.core.config import Root, Settle
 from daemon.core.errors import TryLater
-from daemon.core.ledger import Ledger
+from daemon.core.ledger import FileStatus, Ledger
 from daemon.effects import scan, tags, writers
 from daemon.effects.queue import Queue
 from daemon.rules import ignore
@@ -91,7 +91,9 @@ class Intake:
         if verdict is not Verdict.SETTLED or state is None:
             return 0
         known = self._ledger.known(path)
-        if known is not None and known.state == state:
+        # A parked file that somebody touches is worth another try even in the same state: what was wrong with it may
+        # have been another program that held it open, and that has closed it now.
+        if known is not None and known.state == state and known.status is not FileStatus.PARKED:
             return 0
         log.debug("settled", path=path)
         self._queue.put(path, state)

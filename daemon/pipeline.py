@@ -65,7 +65,7 @@ class Pipeline:
         """Bring the file at `path` to its ending, recorded and logged; `settled_s` is how long it waited before.
 
         Raises:
-            TryLater: the moment was bad; nothing was changed and nothing recorded.
+            TryLater: the moment was bad; the file is as it was, and another try starts from the beginning.
         """
         started = self._clock()
         state = scan.state_of(path)

@@ -25,7 +25,7 @@ from daemon.core.config import Config, Root
 from daemon.core.errors import BundleError, ConfigError, LedgerError, TryLater
 from daemon.core.ledger import Ledger
 from daemon.core.records import Ending, Parked
-from daemon.effects import watch
+from daemon.effects import scan, watch
 from daemon.effects.notify import Notifier
 from daemon.effects.queue import Job, Queue
 from daemon.intake import Intake
@@ -299,8 +299,10 @@ class Service:
 
     def _handle(self, job: Job) -> None:
         root = self._intake.root_of(job.path)
-        if root is None:
+        if root is None or scan.state_of(job.path) not in (job.state, None):
+            # Changed while it waited: it must settle again. (One that is gone goes on, to be told and forgotten.)
             self._queue.done(job)
+            self._intake.touch(job.path)
             return
         pipeline, limits = self._pipeline, self._config.queue
         waited_s = max(0.0, time.time() - job.settled_at)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -18,6 +18,7 @@ from typing import Self
 import av
 import av.error
 import numpy as np
+from av.audio.fifo import AudioFifo
 from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
@@ -31,6 +32,7 @@ av.logging.set_level(av.logging.PANIC)
 
 # Codecs such as Opus (80 ms, RFC 7845 section 4.6) and MP3 (bit reservoir) need a run-up after a seek.
 _PREROLL_S = 0.2
+_TAIL_S = 0.05
 
 # FFmpeg goes by content, not by suffix: a text file called song.mp3 that is a playlist or a concat script would make
 # it open other files, so only containers that hold their own sound are looked for.
@@ -71,9 +73,9 @@ class Sound:
                 os.path.abspath(self._path), options=_OPEN_OPTIONS, metadata_errors="replace"
             )
         audio = self._container.streams.audio
-        if not audio:
+        if reason := _why_mute(audio):
             self._container.close()
-            raise BadFile(self._path, "holds no audio stream")
+            raise BadFile(self._path, reason)
         self._stream: AudioStream = audio[0]
 
     def __enter__(self) -> Self:
@@ -116,27 +118,37 @@ class Sound:
             TryLater: the disk failed while reading.
         """
         wanted = round(length_s * sample_rate_hz)
-        chunks: list[Waveform] = []
-        got = 0
         with _translated(self._path):
-            for piece in _resampled(self._frames_from(start_s), sample_rate_hz):
-                mono = self._from(start_s, piece, sample_rate_hz)
-                chunks.append(mono)
-                got += mono.size
-                if got >= wanted:
-                    break
+            stretches = self._stretches(start_s, length_s)
+            chunks = [_mono(stretch, sample_rate_hz) for stretch in stretches]
         if not chunks:
             return np.zeros(0, np.float32)
         samples = np.concatenate(chunks)[:wanted]
         return np.clip(np.nan_to_num(samples, nan=0.0, posinf=0.0, neginf=0.0), -1.0, 1.0)
 
-    def _from(self, start_s: float, frame: AudioFrame, sample_rate_hz: int) -> Waveform:
-        """The frame's samples from `start_s` on: a seek lands before the asked time, never after it."""
-        samples: Waveform = frame.to_ndarray().mean(axis=0, dtype=np.float32)
-        if frame.time is None:
-            return samples
-        early = round((start_s + self._origin_s() - frame.time) * sample_rate_hz)
-        return samples[early:] if early > 0 else samples
+    def _stretches(self, start_s: float, length_s: float) -> list[_Stretch]:
+        """The decoded sound from `start_s` on, joined as far as rate and layout stay: spliced MP3s change them.
+
+        Frames are joined before they are resampled: 20 ms frames one by one took twice as long.
+        """
+        stretches: list[_Stretch] = []
+        got_s = 0.0
+        for frame in self._frames_from(start_s):
+            early_s = 0.0 if frame.time is None else start_s + self._origin_s() - frame.time
+            lasts_s = frame.samples / frame.sample_rate
+            # A seek lands before the asked time, never after it.
+            if early_s >= lasts_s:
+                continue
+            kind = (frame.format.name, frame.layout.name, frame.sample_rate)
+            if not stretches or stretches[-1].kind != kind:
+                stretches.append(_Stretch(kind, AudioFifo(), max(0.0, early_s)))
+            frame.pts = None
+            stretches[-1].fifo.write(frame)
+            got_s += lasts_s - max(0.0, early_s)
+            # A little more than asked, since the resampler's filter reaches beyond the end.
+            if got_s >= length_s + _TAIL_S:
+                break
+        return stretches
 
     def _origin_s(self) -> float:
         start, base = self._stream.start_time, self._stream.time_base
@@ -147,7 +159,7 @@ class Sound:
         if base is not None:
             target = (max(0.0, start_s - _PREROLL_S) + self._origin_s()) / float(base)
             # Some containers (raw streams, a file without an index) cannot seek; reading from where we are still
-            # gives sound, and `_from` cuts what comes too early where the frames carry their time.
+            # gives sound, and `_stretches` cuts what comes too early where the frames carry their time.
             with contextlib.suppress(av.error.FFmpegError):
                 self._container.seek(int(target), stream=self._stream, backward=True)
         damaged: av.error.FFmpegError | None = None
@@ -196,19 +208,35 @@ def audio_id(path: str | os.PathLike[str]) -> str:
         return sound.packet_digest()
 
 
-def _resampled(frames: Iterable[AudioFrame], sample_rate_hz: int) -> Iterator[AudioFrame]:
-    """`frames` at `sample_rate_hz`, planar float; rate and layout may change on the way, as in spliced MP3s."""
-    resampler: AudioResampler | None = None
-    source: tuple[str, str, int] | None = None
-    for frame in frames:
-        kind = (frame.format.name, frame.layout.name, frame.sample_rate)
-        if resampler is None or kind != source:
-            if resampler is not None:
-                yield from resampler.resample(None)
-            resampler, source = AudioResampler(format="fltp", rate=sample_rate_hz), kind
-        yield from resampler.resample(frame)
-    if resampler is not None:
-        yield from resampler.resample(None)
+def _why_mute(streams: Sequence[AudioStream]) -> str:
+    """Why nothing can be heard from these audio streams; empty where something can."""
+    if not streams:
+        return "holds no audio stream"
+    context = streams[0].codec_context
+    if context is None:
+        return "holds sound in a codec that cannot be decoded"
+    # FFmpeg takes a text called song.flac for a FLAC stream by its name, and then finds no frame in it.
+    return "" if context.sample_rate else "is not audio that can be decoded (no sound found in it)"
+
+
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    """Joined frames of one kind (format, layout, rate); the first `early_s` seconds come before the asked time."""
+
+    kind: tuple[str, str, int]
+    fifo: AudioFifo
+    early_s: float
+
+
+def _mono(stretch: _Stretch, sample_rate_hz: int) -> Waveform:
+    """The stretch at `sample_rate_hz` (shape [samples]), its channels averaged, without what comes too early."""
+    frame = stretch.fifo.read()
+    if frame is None:
+        return np.zeros(0, np.float32)
+    resampler = AudioResampler(format="fltp", rate=sample_rate_hz)
+    pieces = [piece.to_ndarray() for piece in (*resampler.resample(frame), *resampler.resample(None))]
+    samples: Waveform = np.concatenate(pieces, axis=1).mean(axis=0, dtype=np.float32)
+    return samples[round(stretch.early_s * sample_rate_hz) :]
 
 
 @contextlib.contextmanager

@@ -1,0 +1,99 @@
+"""Fixtures for every test, and three rules that all of them live under.
+
+A test leaves no thread behind, reads nothing of the developer's own home or settings, and leaves logging as it was.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+from hypothesis import settings
+from make_bundle import make_bundle
+from structlog.testing import capture_logs
+
+# Other work on the machine makes single examples slow; a test that is slow as a whole is seen in the total.
+settings.register_profile("shared-machine", deadline=None)
+settings.load_profile("shared-machine")
+
+_THREAD_GRACE_S = 5.0
+_OWNERS_VARIABLES = (
+    *("MUSIC_RECLASS_CONFIG", "XDG_MUSIC_DIR", "XDG_CONFIG_DIRS", "XDG_DATA_DIRS", "STATE_DIRECTORY"),
+    *("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "JOURNAL_STREAM", "INVOCATION_ID"),
+)
+
+
+@pytest.fixture(autouse=True)
+def no_leaked_threads() -> Iterator[None]:
+    """A thread that outlives its test fails it."""
+    before = set(threading.enumerate())
+    yield
+    deadline = time.monotonic() + _THREAD_GRACE_S
+    leaked = [thread for thread in threading.enumerate() if thread not in before]
+    for thread in leaked:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    assert not [thread.name for thread in leaked if thread.is_alive()], "the test left threads behind"
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty home folder; nothing of the developer's own config, state or systemd session is seen."""
+    folder = tmp_path_factory.mktemp("home", numbered=True)
+    monkeypatch.setenv("HOME", str(folder))
+    for name, place in {
+        "CONFIG": ".config",
+        "STATE": ".local/state",
+        "CACHE": ".cache",
+        "DATA": ".local/share",
+    }.items():
+        monkeypatch.setenv(f"XDG_{name}_HOME", str(folder / place))
+    for variable in _OWNERS_VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """Whatever a test configures, the next one starts with structlog's defaults and the handlers there were."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()
+    # pytest adds and removes handlers of its own around each phase of a test: take away only what is ours.
+    for handler in root.handlers[:]:
+        if handler not in handlers and type(handler).__module__.startswith("daemon."):
+            root.removeHandler(handler)
+    root.setLevel(level)
+
+
+@pytest.fixture
+def events() -> Iterator[list[Any]]:
+    """Every event logged in the test, as dictionaries with `event`, `log_level` and the event's own fields."""
+    with capture_logs() as captured:
+        yield captured
+
+
+@pytest.fixture(scope="session")
+def tone_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sealed bundle that hears three tones; shared by all tests, so copy it before changing anything in it."""
+    return make_bundle(tmp_path_factory.mktemp("bundles") / "tones-1")
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of labelled tracks and fixture files that is too big, or not ours, to ship."""
+    given = os.environ.get("MUSIC_RECLASS_DATA")
+    if not given:
+        pytest.skip("MUSIC_RECLASS_DATA is not set: it names the folder with tracks/ and corpora/")
+    folder = Path(given)
+    if not folder.is_dir():
+        pytest.skip(f"MUSIC_RECLASS_DATA names {folder}, which is not there")
+    return folder
