@@ -22,7 +22,7 @@ from daemon.core.inference import Ensemble
 from daemon.core.ledger import Ledger
 from daemon.effects import models
 from daemon.effects.notify import Notifier
-from daemon.effects.queue import Queue
+from daemon.effects.queue import open_queue
 from daemon.pipeline import Judge, Pipeline
 from daemon.service import Reloadable, Service
 
@@ -122,7 +122,7 @@ class Workshop:
     def serve(self, folders: Sequence[Path], announce: Callable[[str], None]) -> bool:
         """Run the daemon until it is told to stop; False if it wants to be started again."""
         with _only_daemon(self.state_directory), self.writing() as (ledger, _):
-            queue = Queue(self.state_directory / "queue.db")
+            queue = open_queue(self.state_directory / "queue.db")
             try:
                 service = Service(self._reloadable(folders, ledger, announce), ledger, queue, Notifier(), self._publish)
                 service.handle_signals()

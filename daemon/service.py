@@ -22,7 +22,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 
 from daemon.core import config as configuration
 from daemon.core.config import Config, Root
-from daemon.core.errors import BundleError, ConfigError, LedgerError, TryLater
+from daemon.core.errors import BundleError, ConfigError, LedgerDamaged, LedgerError, TryLater
 from daemon.core.ledger import Ledger
 from daemon.core.records import Ending, Parked
 from daemon.effects import scan, watch
@@ -119,7 +119,7 @@ class Service:
             log.info("stopping", queued=len(self._queue), settling=self._intake.settling)
             scheduler.shutdown(wait=False)
             self._end_threads()
-            self._publish(self.state() | {"running": False, "healthy": False, "troubles": []})
+            self._tell(self.state() | {"running": False, "healthy": False, "troubles": []})
             log.info("stopped")
         return self._sound
 
@@ -152,9 +152,18 @@ class Service:
 
     def _start(self, name: str, loop: Callable[[], None]) -> None:
         self._heartbeats[name] = time.monotonic()
-        thread = threading.Thread(target=loop, name=name)
+        thread = threading.Thread(target=self._guarded, args=(name, loop), name=name)
         self._threads[name] = thread
         thread.start()
+
+    def _guarded(self, name: str, loop: Callable[[], None]) -> None:
+        try:
+            loop()
+        except Exception:
+            # The main loop sees the dead thread and ends the service, so that it is started afresh: a damaged queue is
+            # then set aside, a damaged ledger refused.
+            log.exception("thread_died", thread=name)
+            self._wake.set()
 
     def _end_threads(self) -> None:
         self._stop.set()
@@ -188,7 +197,13 @@ class Service:
         else:
             self._notifier.alive()
         self._notifier.status(self._status_line())
-        self._publish(self.state() | {"running": True})
+        self._tell(self.state() | {"running": True})
+
+    def _tell(self, state: dict[str, Any]) -> None:
+        try:
+            self._publish(state)
+        except OSError as error:
+            log.warning("status_not_written", path=error.filename, reason=error.strerror)
 
     # Health
 
@@ -276,8 +291,16 @@ class Service:
     def _intake_loop(self) -> None:
         while not self._stop.is_set():
             self._heartbeats["intake"] = time.monotonic()
-            if self._intake.step(_IDLE_S):
-                self._work.set()
+            try:
+                if self._intake.step(_IDLE_S):
+                    self._work.set()
+            except LedgerDamaged:
+                raise
+            except LedgerError as error:
+                # What had settled is lost to the queue; the next rescan brings it again.
+                log.error("record_failed", reason=str(error))
+                self._rescan_wanted.set()
+                self._stop.wait(_IDLE_S)
 
     def _worker(self) -> None:
         while not self._stop.is_set():
@@ -288,6 +311,8 @@ class Service:
                     self._wait_for_work()
                 else:
                     self._handle(job)
+            except LedgerDamaged:
+                raise
             except LedgerError as error:
                 log.error("record_failed", reason=str(error))
                 self._stop.wait(_IDLE_S)
@@ -331,7 +356,12 @@ class Service:
             self._heartbeats["rescan"] = time.monotonic()
             if self._rescan_wanted.wait(_IDLE_S):
                 self._rescan_wanted.clear()
-                self._intake.rescan(self._rescan_goes_on)
+                try:
+                    self._intake.rescan(self._rescan_goes_on)
+                except LedgerDamaged:
+                    raise
+                except LedgerError as error:
+                    log.error("record_failed", reason=str(error))
 
     def _rescan_goes_on(self) -> bool:
         self._heartbeats["rescan"] = time.monotonic()

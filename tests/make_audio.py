@@ -120,7 +120,7 @@ def _tag_id3(path: Path, genres: Sequence[str], artist: str, title: str, album: 
 
 
 def _tag_vorbis(path: Path, genres: Sequence[str], artist: str, title: str, album: str) -> None:
-    audio: Any = mutagen.File(path)  # type: ignore[attr-defined]
+    audio: Any = mutagen.File(path)
     if audio.tags is None:
         audio.add_tags()
     audio["ARTIST"], audio["TITLE"], audio["ALBUM"] = artist, title, album

@@ -14,7 +14,7 @@ from daemon.change import Changer
 from daemon.core import bundle, config
 from daemon.core.audio import audio_id
 from daemon.core.config import Config, GenreEntry, Mode, Tagging, Thresholds
-from daemon.core.errors import TryLater
+from daemon.core.errors import BadFile, TryLater
 from daemon.core.inference import Ensemble
 from daemon.core.ledger import FileStatus, Ledger
 from daemon.core.records import Abstained, Abstention, Applied, Device, Parked, Unchanged
@@ -283,3 +283,33 @@ def test_a_short_track_is_heard_whole(pipeline: Pipeline, tmp_path: Path) -> Non
     path = make_track(tmp_path / "jingle.mp3", "rock", seconds=0.8)
     assert isinstance(pipeline.process(path, Mode.APPLY), Applied)
     assert tags.read(path).genres == ("rock",)
+
+
+@pytest.mark.data
+def test_every_strange_file_of_two_tag_libraries_comes_to_an_ending_and_keeps_its_sound(
+    ensemble: Ensemble, ledger: Ledger, tmp_path: Path, data_dir: Path
+) -> None:
+    tagging = Tagging(inside="replace", outside="replace")
+    pipeline = with_config(ensemble, ledger, tagging=tagging, thresholds=Thresholds(default=0.0))
+    applied = 0
+    for number, source in enumerate(sorted(path for path in (data_dir / "corpora").rglob("*") if path.is_file())):
+        path = Path(shutil.copy(source, tmp_path / f"{number}{source.suffix}"))
+        before, sound = path.read_bytes(), _sound(path)
+        ending = pipeline.process(path, Mode.APPLY)
+        if not isinstance(ending, Applied):
+            assert path.read_bytes() == before, source.name
+            continue
+        applied += 1
+        assert tags.read(path).genres == ending.genres_after
+        assert audio_id(path) == sound
+        Changer(ledger, Tagging()).undo(ending.change)
+        assert path.read_bytes() == before, source.name
+    assert applied > 20
+    assert [path.name for path in tmp_path.iterdir() if "reclass-tmp" in path.name] == []
+
+
+def _sound(path: Path) -> str | None:
+    try:
+        return audio_id(path)
+    except BadFile:
+        return None

@@ -26,7 +26,18 @@ from daemon.effects import tags
 from daemon.effects.tags.foreign import translated
 from daemon.effects.tags.splice import splice
 
-AWKWARD = ("Rock", "Ambiënt", "日本語ポップ", "2", "80", "(17)", "((x", "Hip-Hop/Rap", "Folk, World, & Country", "R&B;Soul")
+AWKWARD = (
+    "Rock",
+    "Ambiënt",
+    "日本語ポップ",
+    "2",
+    "80",
+    "(17)",
+    "((x",
+    "Hip-Hop/Rap",
+    "Folk, World, & Country",
+    "R&B;Soul",
+)
 NAMES = {".mp3": "mp3", ".flac": "flac", ".ogg": "ogg", ".opus": "opus", ".m4a": "m4a", ".wav": "wav"}
 
 every_container = pytest.mark.parametrize("suffix", SUFFIXES)
@@ -68,7 +79,7 @@ def write_and_check(path: Path, genres: Sequence[str], separator: str = "/") -> 
 
 
 def as_mutagen_reads(path: Path) -> list[str]:
-    audio: Any = mutagen.File(path)  # type: ignore[attr-defined]
+    audio: Any = mutagen.File(path)
     if path.suffix in (".mp3", ".wav"):
         return list(audio.tags["TCON"].text)
     return list(audio.tags["\xa9gen" if path.suffix == ".m4a" else "genre"])
@@ -190,7 +201,7 @@ class TestNotMusic:
             assert tags.read(path).genres == ("Rock",)
 
     @pytest.mark.parametrize("suffix", SUFFIXES)
-    @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(data=st.data())
     def test_damage_is_refused_or_harmless(
         self, tmp_path: Path, masters: dict[str, bytes], suffix: str, data: st.DataObject
@@ -211,7 +222,9 @@ class TestNotMusic:
             assert after.genres == ("Rock", "日本")
             assert before.changed_beside(after) == ()
 
-    @pytest.mark.parametrize("foreign", [ZeroDivisionError, IndexError, MemoryError, EOFError, KeyError, RecursionError])
+    @pytest.mark.parametrize(
+        "foreign", [ZeroDivisionError, IndexError, MemoryError, EOFError, KeyError, RecursionError]
+    )
     def test_foreign_exceptions_become_bad_files(self, foreign: type[Exception]) -> None:
         with pytest.raises(BadFile, match=foreign.__name__) as caught, translated("/music/a.mp3"):
             raise foreign
@@ -244,7 +257,13 @@ def frame(name: bytes, body: bytes, flags: int = 0) -> bytes:
 
 def v1_tag(genre: int) -> bytes:
     fields = (b"An old title", b"An old artist", b"An old album")
-    return b"TAG" + b"".join(field.ljust(30, b"\0") for field in fields) + b"1997" + b"hm".ljust(30, b"\0") + bytes([genre])
+    return (
+        b"TAG"
+        + b"".join(field.ljust(30, b"\0") for field in fields)
+        + b"1997"
+        + b"hm".ljust(30, b"\0")
+        + bytes([genre])
+    )
 
 
 class TestId3:
@@ -340,7 +359,9 @@ class TestId3:
 
     def test_old_itunes_sizes_in_v24_are_understood(self, tmp_path: Path, bare: bytes) -> None:
         path = tmp_path / "itunes.mp3"
-        path.write_bytes(raw_id3(4, frame(b"PRIV", bytes(300)) + frame(b"TCON", b"\0Old") + frame(b"TIT2", b"\0x")) + bare)
+        path.write_bytes(
+            raw_id3(4, frame(b"PRIV", bytes(300)) + frame(b"TCON", b"\0Old") + frame(b"TIT2", b"\0x")) + bare
+        )
         assert (tags.read(path).genres, tags.read(path).title) == (("Old",), "x")
         write_and_check(path, ("g" * 200,))
 
@@ -365,7 +386,9 @@ class TestId3:
         write_and_check(path, ("Rock",))
         assert path.read_bytes()[-128:-125] != b"TAG"
 
-    def test_a_file_with_v1_alone_keeps_its_title_for_players_that_stop_at_v2(self, tmp_path: Path, bare: bytes) -> None:
+    def test_a_file_with_v1_alone_keeps_its_title_for_players_that_stop_at_v2(
+        self, tmp_path: Path, bare: bytes
+    ) -> None:
         path = tmp_path / "v1.mp3"
         path.write_bytes(bare + v1_tag(17))
         assert (tags.read(path).genres, tags.read(path).title) == (("Rock",), "An old title")
@@ -382,7 +405,7 @@ class TestId3:
 
     def test_apev2_and_lyrics_stay_and_count_as_others(self, track: Callable[[str], Path]) -> None:
         path = track(".mp3")
-        ape = mutagen.apev2.APEv2()  # type: ignore[attr-defined]
+        ape = mutagen.apev2.APEv2()
         ape["REPLAYGAIN_TRACK_GAIN"], ape["Cover"] = "-3 dB", "c" * 5000
         ape.save(path)
         before = tags.read(path)
@@ -425,6 +448,25 @@ class TestWave:
         write_and_check(path, ())
         assert b"IGNR" not in path.read_bytes()
 
+    def test_a_damaged_info_list_is_left_as_it_is(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.wav"
+        damaged = b"INFOINAM\x03\0\0\0oddISFT\x02\0\0\0ab"
+        path.write_bytes(self.riff(*self.sound, (b"LIST", damaged)))
+        write_and_check(path, ("Jazz",))
+        assert damaged in path.read_bytes()
+        content = self.riff(*self.sound, (b"LIST", damaged.replace(b"ISFT", b"IGNR")))
+        path.write_bytes(content)
+        with pytest.raises(BadFile, match="INFO"):
+            tags.write_genres(path, ("Jazz",))
+        assert path.read_bytes() == content
+
+    def test_a_plain_file_gets_both_kinds(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.wav"
+        path.write_bytes(self.riff(*self.sound))
+        write_and_check(path, ("Jazz",))
+        assert b"LIST\x12\0\0\0INFOIGNR\x05\0\0\0Jazz\0" in path.read_bytes()
+        assert as_mutagen_reads(path) == ["Jazz"]
+
     def test_an_odd_last_chunk_without_its_padding_gets_it(self, tmp_path: Path) -> None:
         path = tmp_path / "a.wav"
         whole = self.riff(*self.sound, (b"note", b"odd"))
@@ -455,7 +497,7 @@ class TestVorbisComments:
     @pytest.mark.parametrize("suffix", [".flac", ".ogg", ".opus"])
     def test_fields_that_break_the_standard_keep_their_bytes(self, track: Callable[[str], Path], suffix: str) -> None:
         path = track(suffix)
-        audio: Any = mutagen.File(path)  # type: ignore[attr-defined]
+        audio: Any = mutagen.File(path)
         audio.tags.append(("BROKEN", "MARK-MARK-MARK"))
         audio.tags.append(("NOEQUALS", "xyz"))
         audio.save()
@@ -485,7 +527,7 @@ class TestVorbisComments:
             file.write(v1_tag(3))
         names = {name for name, _ in tags.read(path).others}
         assert {"FLAC block 2", "FLAC block 3", "FLAC block 77", "FLAC block 6", "ID3v1 after FLAC"} <= names
-        write_and_check(path, AWKWARD * 20 if False else AWKWARD)
+        write_and_check(path, AWKWARD)
         assert extra in path.read_bytes()
 
     def test_flac_with_wrong_block_sizes_is_refused(self, track: Callable[[str], Path]) -> None:
@@ -493,7 +535,7 @@ class TestVorbisComments:
         content = bytearray(path.read_bytes())
         content[7] -= 1
         path.write_bytes(content)
-        with pytest.raises(BadFile, match="wrong sizes|cut short"):
+        with pytest.raises(BadFile, match=r"wrong sizes|cut short"):
             tags.write_genres(path, ("Rock",))
 
 
@@ -502,7 +544,7 @@ def pages_of(path: Path) -> list[Any]:
     with path.open("rb") as file:
         while True:
             try:
-                found.append(ogg.OggPage(file))  # type: ignore[no-untyped-call]
+                found.append(ogg.OggPage(file))
             except EOFError:
                 return found
 
@@ -531,7 +573,9 @@ class TestOgg:
         assert len(pages) > before
         assert [page.sequence for page in pages] == list(range(len(pages)))
 
-    def test_damaged_pages_are_refused_where_they_would_have_to_be_renumbered(self, track: Callable[[str], Path]) -> None:
+    def test_damaged_pages_are_refused_where_they_would_have_to_be_renumbered(
+        self, track: Callable[[str], Path]
+    ) -> None:
         path = track(".ogg")
         content = path.read_bytes()
         at = content.rindex(b"OggS")
@@ -551,17 +595,20 @@ class TestOgg:
 class TestMp4:
     def test_a_genre_number_becomes_text(self, track: Callable[[str], Path]) -> None:
         path = track(".m4a")
+        tags.write_genres(path, ("Room for another item",))
         content = path.read_bytes()
-        old = content[content.index(b"\xa9gen") - 4 :][: 8 + 16 + len("Old Genre")]
+        at = content.index(b"\xa9gen") - 4
+        size = int.from_bytes(content[at : at + 4], "big")
         number = struct.pack(">I4sI4sIIH", 26, b"gnre", 18, b"data", 0, 0, 18)
-        padding = struct.pack(">I4s", len(old) - len(number) - 8 + 8, b"free")[:0]
-        item = number + padding + struct.pack(">I4s", len(old) - len(number), b"xfre")[: len(old) - len(number)]
-        path.write_bytes(content.replace(old, item.ljust(len(old), b"\0")))
+        filler = struct.pack(">I4s", size - len(number), b"xxxx").ljust(size - len(number), b"x")
+        path.write_bytes(content[:at] + number + filler + content[at + size :])
         assert tags.read(path).genres == ("Rock",)
+        write_and_check(path, ("Rock", "New"))
+        assert b"gnre" not in path.read_bytes()
 
     def test_items_that_mutagen_would_change_keep_their_bytes(self, track: Callable[[str], Path]) -> None:
         path = track(".m4a")
-        audio: Any = mp4.MP4(path)  # type: ignore[no-untyped-call]
+        audio: Any = mp4.MP4(path)
         audio["tmpo"] = [300]
         audio["desc"] = ["MARKED"]
         audio.save()
@@ -572,20 +619,38 @@ class TestMp4:
         write_and_check(path, ("New", "Newer"))
         assert b"\0\0\0\x01\x12\x34\x56\x78MARKED" in path.read_bytes()
 
-    def test_the_index_may_stand_before_the_sound(self, tmp_path: Path) -> None:
-        path = tmp_path / "fast.m4a"
-        source = make(tmp_path / "slow.m4a")
-        with av.open(str(source)) as reader, av.open(
-            str(path), "w", format="ipod", options={"movflags": "+faststart"}
-        ) as writer:
+    def remux(self, folder: Path, movflags: str) -> Path:
+        """The same packets, with the boxes laid out as `movflags` say; fragments of a quarter of a second."""
+        source, path = make(folder / "source.m4a"), folder / "remuxed.m4a"
+        options = {"movflags": movflags} | ({"frag_duration": "250000"} if "frag" in movflags else {})
+        with av.open(str(source)) as reader, av.open(str(path), "w", format="ipod", options=options) as writer:
             stream = writer.add_stream_from_template(reader.streams.audio[0])
             for packet in reader.demux(reader.streams.audio[0]):
                 if packet.size:
                     packet.stream = stream
                     writer.mux(packet)
+        return path
+
+    def test_the_index_may_stand_before_the_sound(self, tmp_path: Path) -> None:
+        path = self.remux(tmp_path, "+faststart")
         content = path.read_bytes()
         assert content.index(b"moov") < content.index(b"mdat")
         write_and_check(path, ("g" * 50_000,))
+
+    def test_fragments_that_count_from_themselves_can_be_moved(self, tmp_path: Path) -> None:
+        path = self.remux(tmp_path, "+frag_keyframe+empty_moov+default_base_moof+skip_trailer")
+        assert path.read_bytes().count(b"moof") > 2
+        write_and_check(path, ("g" * 50_000,))
+
+    @pytest.mark.parametrize("movflags", ["+frag_keyframe", "+frag_keyframe+empty_moov+default_base_moof"])
+    def test_fragments_that_count_from_the_start_of_the_file_are_left_alone(
+        self, tmp_path: Path, movflags: str
+    ) -> None:
+        path = self.remux(tmp_path, movflags)
+        content = path.read_bytes()
+        with pytest.raises(BadFile, match="fragmented"):
+            tags.write_genres(path, ("Rock",))
+        assert path.read_bytes() == content
 
     def test_a_file_cut_inside_a_box_is_refused_untouched(self, track: Callable[[str], Path]) -> None:
         path = track(".m4a")
@@ -622,8 +687,8 @@ class TestOtherPrograms:
 
     @needs("id3v2")
     def test_id3v2_reads_the_genre(self, track: Callable[[str], Path]) -> None:
-        path = track(".mp3")
-        tags.write_genres(path, ("Dub Techno",))
+        path = track("bare.mp3")
+        tags.write_genres(path, ("Dub Techno",), new_id3=tags.Id3Version.V23)  # it knows no v2.4
         assert "Dub Techno" in output_of("id3v2", "-l", path)
 
     @needs("vorbiscomment")
@@ -649,7 +714,9 @@ class TestSplice:
         at=st.integers(0, 200),
         length=st.integers(0, 200),
     )
-    def test_everything_around_keeps_its_bytes(self, tmp_path_factory: Any, content: bytes, new: bytes, at: int, length: int) -> None:
+    def test_everything_around_keeps_its_bytes(
+        self, tmp_path_factory: Any, content: bytes, new: bytes, at: int, length: int
+    ) -> None:
         at = min(at, len(content))
         length = min(length, len(content) - at)
         path = tmp_path_factory.getbasetemp() / "spliced"
@@ -703,7 +770,7 @@ def test_files_that_broke_other_taggers_are_written_faithfully_or_refused(tmp_pa
 
 def test_vorbis_comment_without_framing_bit_is_refused(track: Callable[[str], Path]) -> None:
     path = track("bare.ogg")
-    audio = oggvorbis.OggVorbis(path)  # type: ignore[no-untyped-call]
+    audio = oggvorbis.OggVorbis(path)
     assert audio.tags is not None
     pages = pages_of(path)
     packet = pages[1].packets[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import resource
 import shutil
 import subprocess
 import threading
@@ -291,6 +292,39 @@ def test_undo_while_the_daemon_runs_is_not_taken_for_a_correction(home: Path) ->
     again = command(home, "undo", target)
     assert again.returncode == 0, again.stderr
     assert genre_by_mutagen(target) == ["jazz"]
+
+
+def test_a_damaged_queue_is_begun_anew_and_a_damaged_ledger_is_refused(home: Path) -> None:
+    state = home / "state"
+    state.mkdir()
+    (state / "queue.db").write_bytes(b"not a database" * 1000)
+    track = make_track(home / "music" / "song.flac", "jazz")
+    with serving(home) as daemon:
+        daemon.wait_for("tagged", path=track)
+        assert daemon.stop() == 0
+    assert (state / "queue.db.damaged").read_bytes().startswith(b"not a database")
+    for name in ("ledger.db", "ledger.db-wal", "ledger.db-shm"):
+        (state / name).unlink(missing_ok=True)
+    (state / "ledger.db").write_bytes(b"not a database" * 1000)
+    refused = command(home, "run")
+    assert refused.returncode == 1
+    assert "ledger.db" in refused.stderr
+    assert (state / "ledger.db").read_bytes().startswith(b"not a database")
+
+
+def test_while_the_disk_takes_nothing_no_file_is_touched_and_afterwards_the_work_goes_on(home: Path) -> None:
+    source = make_track(home / "source.flac", "jazz")
+    with serving(home) as daemon:
+        daemon.wait_for("ready")
+        # The kernel refuses the process every byte, as a full disk would.
+        unlimited = resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+        track = Path(shutil.copy(source, home / "music" / "song.flac"))
+        daemon.wait_for("record_failed")
+        assert track.read_bytes() == source.read_bytes()
+        resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, unlimited)
+        daemon.wait_for("tagged", path=track)
+        assert daemon.stop() == 0
+    assert [path.name for path in (home / "music").iterdir()] == ["song.flac"]
 
 
 def test_sighup_reloads_and_many_threads_leave_none_behind(home: Path) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from daemon.core.errors import LedgerError
+from daemon.core.errors import LedgerDamaged, LedgerError
 
 Row = sqlite3.Row
 
@@ -39,7 +39,7 @@ class Database:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._connection = _connect(path)
         except (sqlite3.Error, OSError) as error:
-            raise LedgerError(f"{path}: cannot be opened: {error}") from error
+            raise _sorted(path, error) from error
         try:
             with self.transaction():
                 self._migrate(migrations)
@@ -80,7 +80,7 @@ class Database:
                 if outermost and self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 if isinstance(error, sqlite3.Error):
-                    raise LedgerError(f"{self.path}: {error}") from error
+                    raise _sorted(self.path, error) from error
                 raise
             finally:
                 self._depth -= 1
@@ -101,7 +101,7 @@ class Database:
             try:
                 return self._connection.execute(sql, values).fetchall()
             except sqlite3.Error as error:
-                raise LedgerError(f"{self.path}: {error}") from error
+                raise _sorted(self.path, error) from error
 
     def read_one(self, sql: str, values: Sequence[Any] = ()) -> Row | None:
         """The first row of a query, or None."""
@@ -142,6 +142,12 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _sorted(path: Path, error: sqlite3.Error | OSError) -> LedgerError:
+    """SQLite calls what may pass (full, locked, I/O) operational; its other errors say that the file is broken."""
+    broken = isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError)
+    return (LedgerDamaged if broken else LedgerError)(f"{path}: {error}")
 
 
 def _statements(script: str) -> Iterator[str]:

@@ -55,6 +55,9 @@ def decide(segment_logits: Logits, starts_s: Sequence[float], rule: Rule) -> Dec
     """
     if segment_logits.shape[0] == 0:
         return Decision(None, 0.0, 1.0, (), (), rule.bundle, Abstention.SILENT)
+    if not np.isfinite(segment_logits).all():
+        # An encoder that overflows must not name a genre; a NaN passes every comparison with a threshold.
+        return Decision(None, 0.0, 1.0, (), (), rule.bundle, Abstention.UNSURE)
     ranked, outside = _ranked(segment_logits.mean(axis=0), rule)
     votes = tuple(_vote(start_s, logits, rule) for start_s, logits in zip(starts_s, segment_logits, strict=True))
     if not ranked:
@@ -64,7 +67,7 @@ def decide(segment_logits: Logits, starts_s: Sequence[float], rule: Rule) -> Dec
     abstention = None
     if outside > best.probability:
         abstention = Abstention.OUTSIDE_TAXONOMY
-    elif not best.probability >= threshold:  # so that a NaN names nothing
+    elif best.probability < threshold:
         abstention = Abstention.UNSURE
     genre = None if abstention else best.genre
     return Decision(genre, best.probability, threshold, tuple(ranked[:TOP]), votes, rule.bundle, abstention)

@@ -49,6 +49,10 @@ class LedgerError(MusicReclassError):
     """Raised when the ledger cannot be trusted (unknown schema, corrupt, held by another daemon)."""
 
 
+class LedgerDamaged(LedgerError):
+    """Raised when the database file itself is broken: waiting does not help, unlike for a full disk or a lock."""
+
+
 class UndoRefused(MusicReclassError):
     """Raised when a change cannot be taken back without losing what the owner did since."""
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from daemon.core.database import Database, path_key, path_of
+from daemon.core.errors import LedgerDamaged
 from daemon.core.records import FileState
 
 # One job per path: a file that changes again while it waits is still one job, for its newest state.
@@ -29,6 +30,21 @@ CREATE TABLE jobs (
 ) WITHOUT ROWID;
 CREATE INDEX jobs_by_time ON jobs (not_before);
 """
+
+
+def open_queue(path: Path) -> Queue:
+    """The queue at `path`; one that is damaged is set aside and begun anew, since a rescan fills it again.
+
+    Raises:
+        LedgerError: the folder cannot be used.
+    """
+    try:
+        return Queue(path)
+    except LedgerDamaged:
+        for leftover in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
+            if leftover.exists():
+                leftover.replace(leftover.with_name(f"{leftover.name}.damaged"))
+        return Queue(path)
 
 
 @dataclass(frozen=True, slots=True)

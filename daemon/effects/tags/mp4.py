@@ -153,11 +153,6 @@ def _others(file: BinaryIO, boxes: list[_Box]) -> Iterator[tuple[str, str]]:
                 yield name, fingerprint(_content(file, box))
         elif box.name in (b"stco", b"co64"):
             yield name, _anchored_table(_content(file, box), 4 if box.name == b"stco" else 8, sounds)
-        elif box.name == b"tfhd":
-            yield name, _anchored_fragment(_content(file, box), sounds)
-        elif box.name == b"tfra":
-            starts = [other.start for other in boxes if other.path == (b"moof",)]
-            yield name, fingerprint(_content(file, box), repr(starts).encode())
         else:
             yield name, fingerprint(_content(file, box))
 
@@ -165,12 +160,6 @@ def _others(file: BinaryIO, boxes: list[_Box]) -> Iterator[tuple[str, str]]:
 def _anchored_table(table: bytes, width: int, sounds: list[_Box]) -> str:
     offsets = [int.from_bytes(table[at : at + width], "big") for at in range(8, len(table), width)]
     return fingerprint(table[:8], *(_anchored(offset, sounds) for offset in offsets))
-
-
-def _anchored_fragment(content: bytes, sounds: list[_Box]) -> str:
-    if len(content) < 16 or not content[3] & 1:
-        return fingerprint(content)
-    return fingerprint(content[:8], _anchored(int.from_bytes(content[8:16], "big"), sounds), content[16:])
 
 
 def _anchored(offset: int, sounds: list[_Box]) -> bytes:
@@ -215,13 +204,21 @@ class _Mp4(mp4.MP4):
     MP4Tags = _ItemList
 
 
+def _check_movable(file: BinaryIO, boxes: list[_Box]) -> None:
+    """mutagen moves the offsets of `stco` and `co64` along; of fragments it knows the first one only."""
+    for box in boxes:
+        absolute = box.name in (b"tfra", b"saio") or (box.name == b"tfhd" and _content(file, box)[3] & 1)
+        if absolute:
+            raise Unusable("it is a fragmented MP4 that counts from the start of the file: its parts cannot be moved")
+
+
 def _rendered(genres: Sequence[str]) -> bytes:
     values = (genre.encode("utf-8") for genre in genres)
     return b"".join(struct.pack(">I4sII", 16 + len(value), b"data", _UTF8, 0) + value for value in values)
 
 
 def _write_genres(file: BinaryIO, genres: tuple[str, ...], options: WriteOptions) -> None:
-    _all_boxes(file)  # refuses a file that is cut short, which mutagen would write to
+    _check_movable(file, _all_boxes(file))
     file.seek(0)
     opened: Any = _Mp4  # mutagen's files carry no types
     audio = opened(file)

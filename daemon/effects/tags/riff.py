@@ -91,7 +91,11 @@ def _write_genres(file: BinaryIO, genres: tuple[str, ...], options: WriteOptions
         appended += _chunk_bytes(b"id3 ", new)
     infos = [chunk for chunk in chunks if _is_info(file, chunk)]
     for chunk in infos[:1]:
-        edits.append((chunk.offset, _stored(chunk, end), _with_ignr(_content(file, chunk), genres)))
+        content = _content(file, chunk)
+        if _is_whole(content):
+            edits.append((chunk.offset, _stored(chunk, end), _with_ignr(content, genres)))
+        elif b"IGNR" in content:
+            raise Unusable("its INFO list names a genre, but is damaged")
     if not infos and genres:
         appended += _with_ignr(b"INFO", genres)
     if appended:
@@ -196,19 +200,20 @@ def _info_genres(info: dict[bytes, bytes]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(value.strip() for value in said.split(";") if value.strip()))
 
 
+def _is_whole(content: bytes) -> bool:
+    """Whether the items fill the list: some programs leave out the padding of odd items, or stop in one."""
+    rebuilt = b"INFO" + b"".join(_chunk_bytes(name, value) for name, value in _items(content))
+    return rebuilt.rstrip(b"\0") == content.rstrip(b"\0")
+
+
 def _with_ignr(content: bytes, genres: tuple[str, ...]) -> bytes:
     """The LIST chunk with the genres of the ID3 tag, for programs that read nothing else in a WAVE file.
 
     Windows Explorer is one of them, and ffprobe up to at least 5.1.
     """
-    items = list(_items(content))
-    rebuilt = bytearray(b"INFO" + b"".join(_chunk_bytes(name, value) for name, value in items))
-    if rebuilt.rstrip(b"\0") != content.rstrip(b"\0"):
-        # Some programs leave out the padding of odd items, or stop in the middle of one.
-        raise Unusable("its INFO list is damaged")
     rebuilt = bytearray(b"INFO")
     said = "; ".join(genres).encode("utf-8") + b"\0"
-    for name, value in items:
+    for name, value in _items(content):
         if name != b"IGNR":
             rebuilt += _chunk_bytes(name, value)
         elif genres:
