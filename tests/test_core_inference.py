@@ -156,8 +156,8 @@ def test_a_graph_that_gives_no_numbers_is_refused(folder: Path) -> None:
     ]
     save_graph(folder / "tones.onnx", nodes)
     save_arrays(folder / "tones.head.npz", weights=np.ones((3, 1), np.float32))
-    ones = np.zeros((3, 1), np.float32)
-    save_arrays(folder / "golden.npz", **{"tones.embedding": ones})
+    zeros = np.zeros((3, 1), np.float32)
+    save_arrays(folder / "golden.npz", **{"tones.embedding": zeros})
     manifest = json.loads((folder / bundle.MANIFEST).read_text())
     members = [manifest["members"][0] | {"embedding_dim": 1}]
     assert "golden outputs differ by nan" in refusal_of(resealed(folder, members=members))

@@ -287,24 +287,28 @@ def test_a_short_track_is_heard_whole(pipeline: Pipeline, tmp_path: Path) -> Non
 
 @pytest.mark.data
 def test_every_strange_file_of_two_tag_libraries_comes_to_an_ending_and_keeps_its_sound(
-    ensemble: Ensemble, ledger: Ledger, tmp_path: Path, data_dir: Path
+    pipeline: Pipeline, ledger: Ledger, tmp_path: Path, data_dir: Path
 ) -> None:
-    tagging = Tagging(inside="replace", outside="replace")
-    pipeline = with_config(ensemble, ledger, tagging=tagging, thresholds=Thresholds(default=0.0))
-    applied = 0
+    changer = Changer(ledger, Tagging())
+    written = 0
     for number, source in enumerate(sorted(path for path in (data_dir / "corpora").rglob("*") if path.is_file())):
         path = Path(shutil.copy(source, tmp_path / f"{number}{source.suffix}"))
         before, sound = path.read_bytes(), _sound(path)
-        ending = pipeline.process(path, Mode.APPLY)
-        if not isinstance(ending, Applied):
-            assert path.read_bytes() == before, source.name
-            continue
-        applied += 1
-        assert tags.read(path).genres == ending.genres_after
-        assert audio_id(path) == sound
-        Changer(ledger, Tagging()).undo(ending.change)
+        # Most of these files are silent, so the model abstains; the write is then made by hand.
+        assert isinstance(pipeline.process(path, Mode.DRY_RUN), Abstained | Parked | Unchanged)
         assert path.read_bytes() == before, source.name
-    assert applied > 20
+        if sound is None:
+            continue
+        try:
+            change = changer.write_genres(path, sound, tags.read(path).genres, ("爵士", "80"), None)
+        except BadFile as trouble:
+            assert trouble.path == path and path.read_bytes() == before, source.name
+            continue
+        written += 1
+        assert (tags.read(path).genres, audio_id(path)) == (("爵士", "80"), sound)
+        changer.undo(change.change)
+        assert path.read_bytes() == before, source.name
+    assert written > 60
     assert [path.name for path in tmp_path.iterdir() if "reclass-tmp" in path.name] == []
 
 

@@ -1,0 +1,189 @@
+"""Clips, export and the `starter` command, end to end on a few seconds of made sound."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from make_audio import make
+
+from daemon.core import bundle
+from daemon.core.audio import Sound
+from daemon.core.errors import BadFile, BundleError
+from daemon.core.inference import Ensemble
+from daemon.core.records import Device
+from trainer.__main__ import cli
+from trainer.backbones.compact import Committee, Compact
+from trainer.backbones.mobilenet import MobileNet, load_mobilenet
+from trainer.clips import serve, write_recipes
+from trainer.export import Contents, check_parity, export, golden_waveform, write_graph
+from trainer.head import Head
+
+DATA = os.environ.get("MUSIC_RECLASS_DATA")
+CHECKPOINT = Path(DATA or "") / "weights" / "efficientat_mn04_as_mAP_432.pt"
+needs_data = pytest.mark.skipif(DATA is None, reason="MUSIC_RECLASS_DATA is unset: no tracks and no checkpoint to test")
+
+
+def _tiny() -> Committee:
+    return Committee([Compact(8, 16), Compact(8, 16)]).eval()
+
+
+def _contents(student: Committee) -> Contents:
+    chance = np.random.default_rng(0)
+    head = Head(chance.normal(size=(2, student.embedding_dim)).astype(np.float32), np.zeros(2, np.float32))
+    told = {"metrics": {}, "training_data": {}, "provenance": {}}
+    return Contents("tiny-1", student, head, ("a", "b"), 2.0, 3, 1.5, {"a": 0.6, "b": 0.6}, told, "# Tiny\n")
+
+
+def test_mixes_stay_inside_their_fold() -> None:
+    folds = [0, 0, 0, 1, 1, 2]
+    recipes = write_recipes(folds, speeds=1, mixes=4, seed=0)
+    assert len(recipes) == 6 * 6
+    assert [recipe.first for recipe in recipes[:6]] == list(range(6))
+    assert all(recipe.second < 0 for recipe in recipes[:12])
+    mixed = [recipe for recipe in recipes if recipe.second >= 0]
+    assert len(mixed) == 24
+    assert all(folds[recipe.first] == folds[recipe.second] for recipe in mixed)
+    assert all(0.5 <= recipe.share < 0.81 for recipe in mixed)
+    assert recipes == write_recipes(folds, speeds=1, mixes=4, seed=0)
+
+
+def test_windows_are_those_that_the_daemon_hears(tmp_path: Path) -> None:
+    served = serve(make(tmp_path / "short.wav", 3.0), 6.0, 5)
+    assert served.shape == (1, 64, 299)
+    assert serve(make(tmp_path / "long.wav", 20.0), 6.0, 5).shape == (4, 64, 299)
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory: pytest.TempPathFactory) -> tuple[Committee, Path]:
+    """A student and its graph; exporting takes seconds, so it is done once."""
+    torch.manual_seed(0)
+    student, path = _tiny(), tmp_path_factory.mktemp("graph") / "tiny.onnx"
+    write_graph(student, path, 32000)
+    return student, path
+
+
+def test_exported_graph_takes_any_batch_and_length(graph: tuple[Committee, Path]) -> None:
+    assert check_parity(*graph, golden_waveform(2.0, 16000)) < 1e-4
+    assert check_parity(*graph, golden_waveform(3.3, 16000)) < 1e-4
+
+
+def test_graph_that_says_something_else_is_not_exported(graph: tuple[Committee, Path]) -> None:
+    with pytest.raises(BundleError, match=r"tiny.onnx: ONNX Runtime differs from torch by"):
+        check_parity(_tiny(), graph[1], golden_waveform(2.0, 16000))
+
+
+def test_failed_export_leaves_the_old_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "starter"
+    folder.mkdir()
+    (folder / "old").write_text("old")
+    monkeypatch.setattr("trainer.export.TOLERANCE", -1.0)
+    with pytest.raises(BundleError):
+        export(_contents(_tiny()), folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["starter"]
+    assert (folder / "old").read_text() == "old"
+
+
+def test_golden_sound_is_within_full_scale_and_always_the_same() -> None:
+    waveform = golden_waveform(6.0, 16000)
+    assert waveform.shape == (2, 96000)
+    assert waveform.dtype == np.float32
+    assert np.abs(waveform).max() <= 1.0
+    assert np.array_equal(waveform, golden_waveform(6.0, 16000))
+
+
+def _manifest(folder: Path) -> Path:
+    lines = ["path,genre,artist,dataset,fold"]
+    for index in range(9):
+        genre = ("chords", "noise", "other")[index % 3]
+        make(folder / f"{index}.wav", 2.0, seed=index)
+        lines.append(f"{index}.wav,{genre},artist {index},made,{index // 3 % 2}")
+    manifest = folder / "tracks.csv"
+    manifest.write_text("\n".join(lines) + "\n")
+    return manifest
+
+
+def test_starter_command_makes_a_bundle_that_serves(tmp_path: Path) -> None:
+    manifest = _manifest(tmp_path)
+    out = tmp_path / "bundle"
+    arguments = ["starter", "--tracks", str(manifest), "--out", str(out), "--cache", str(tmp_path / "cache"),
+                 "--genres", "chords,noise", "--steps", "2",
+                 "--batch", "4", "--width", "8", "--committee", "1", "--speeds", "1", "--mixes", "0",
+                 "--workers", "1"]
+    result = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+    assert result.exit_code == 0
+    assert "accuracy on unseen artists" in result.stdout
+    ensemble = Ensemble(bundle.load(out), device=Device.CPU, threads=1)
+    with Sound(tmp_path / "0.wav") as sound:
+        heard = ensemble.hear(sound)
+    assert heard.logits.shape == (1, 2)
+    card = (out / "MODEL_CARD.md").read_text()
+    assert "**chords or noise**" in card
+    assert str(tmp_path) not in card + (out / "manifest.json").read_text()
+    assert json.loads((out / "manifest.json").read_text())["training_data"]["tracks"] == 9
+    again = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+    assert "0 of them to train" in again.stderr
+
+
+def test_starter_refuses_a_genre_that_only_one_fold_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                        capsys: pytest.CaptureFixture[str]) -> None:
+    from trainer.__main__ import main
+
+    make(tmp_path / "a.wav", 1.0)
+    (tmp_path / "tracks.csv").write_text("path,genre,fold\na.wav,jazz,0\n")
+    monkeypatch.setattr("sys.argv", ["music-reclass-train", "starter", "--tracks", str(tmp_path / "tracks.csv"),
+                                     "--out", str(tmp_path / "out"), "--genres", "jazz,rock"])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 2
+    assert "genre 'rock' needs tracks in at least two folds, it has them in 0" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_wrong_usage_exits_with_two_and_help_has_an_example(tmp_path: Path) -> None:
+    assert CliRunner().invoke(cli, ["starter"]).exit_code == 2
+    (tmp_path / "tracks.csv").write_text("path,genre,fold\n")
+    one = CliRunner().invoke(cli, ["starter", "--tracks", str(tmp_path / "tracks.csv"), "--out", "x", "--genres", "a"])
+    assert one.exit_code == 2
+    helped = CliRunner().invoke(cli, ["starter", "--help"])
+    assert helped.exit_code == 0
+    assert "Example:" in helped.output
+
+
+def test_mobilenet_has_the_published_size() -> None:
+    weights = sum(parameter.numel() for parameter in MobileNet().parameters())
+    assert weights == 983_599
+    heard = MobileNet().eval()(torch.zeros(1, 32000))
+    assert heard.embedding.shape == (1, 384)
+    assert heard.source_logits.shape == (1, 527)
+
+
+def test_checkpoint_of_something_else_is_a_bad_file(tmp_path: Path) -> None:
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pt")
+    with pytest.raises(BadFile, match="is not an EfficientAT checkpoint"):
+        load_mobilenet(tmp_path / "other.pt")
+    (tmp_path / "text.pt").write_text("no tensors here")
+    with pytest.raises(BadFile, match="is not an EfficientAT checkpoint"):
+        load_mobilenet(tmp_path / "text.pt")
+
+
+@pytest.mark.data
+@needs_data
+@pytest.mark.parametrize(("track", "expected"), [
+    ("classical/gtzan-classical.00000.opus", "Classical music"), ("metal/gtzan-metal.00000.opus", "Heavy metal"),
+])
+def test_real_checkpoint_hears_what_is_there(track: str, expected: str) -> None:
+    names = [line.split(",", 2)[2].strip().strip('"') for line in
+             (CHECKPOINT.parent / "audioset_class_labels_indices.csv").read_text().splitlines()[1:]]
+    with Sound(Path(DATA or "") / "tracks" / track) as sound:
+        waveform = sound.read(5.0, 10.0, 32000)
+    with torch.inference_mode():
+        heard = load_mobilenet(CHECKPOINT)(torch.from_numpy(waveform)[None])
+    top = [names[index] for index in heard.source_logits[0].topk(8).indices.tolist()]
+    assert top[0] == "Music"
+    assert expected in top
