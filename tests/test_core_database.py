@@ -265,7 +265,7 @@ def test_a_newer_database_is_refused_and_left_as_it_is(path: Path) -> None:
 # Files
 
 
-@pytest.mark.parametrize("content", [b"Dear diary,\n" * 500, b"x", b"SQLite format 3\0" + b"\xff" * 5000])
+@pytest.mark.parametrize("content", [b"Dear diary,\n" * 500, b"SQLite format 3\0" + b"\xff" * 5000])
 def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(LedgerError, match=str(path)), opened(path):
@@ -276,7 +276,7 @@ def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(path: Path, con
 
 def test_a_folder_in_its_place_is_refused(path: Path) -> None:
     path.mkdir()
-    with pytest.raises(LedgerError, match="is a directory|Is a directory"), opened(path):
+    with pytest.raises(LedgerError, match="directory"), opened(path):
         pass
 
 
