@@ -327,6 +327,13 @@ def test_while_the_disk_takes_nothing_no_file_is_touched_and_afterwards_the_work
     assert [path.name for path in (home / "music").iterdir()] == ["song.flac"]
 
 
+def test_classify_leaves_no_trace_anywhere_in_the_home(home: Path) -> None:
+    track = make_track(home / "music" / "song.flac", "jazz")
+    before = {path: path.stat().st_mtime_ns for path in home.rglob("*")}
+    assert command(home, "classify", track).returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in home.rglob("*")} == before
+
+
 def test_sighup_reloads_and_many_threads_leave_none_behind(home: Path) -> None:
     import signal
 

@@ -145,8 +145,11 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _sorted(path: Path, error: sqlite3.Error | OSError) -> LedgerError:
-    """SQLite calls what may pass (full, locked, I/O) operational; its other errors say that the file is broken."""
-    broken = isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError)
+    """SQLite calls what may pass (full, locked, I/O) operational, and our own mistakes by other names still.
+
+    A corrupt file, and one that is no database, raise DatabaseError itself and none of its children.
+    """
+    broken = type(error) is sqlite3.DatabaseError
     return (LedgerDamaged if broken else LedgerError)(f"{path}: {error}")
 
 

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from daemon.core import segments
@@ -16,6 +15,11 @@ from daemon.core.audio import Sound
 from daemon.core.bundle import Bundle, Member
 from daemon.core.errors import BundleError
 from daemon.core.records import Device, Waveform, Window
+
+# ONNX Runtime 1.31 for Linux collects reports of use: it writes a device id and a database below ~/.cache/Microsoft, to
+# be sent to its makers. It reads this variable when it is loaded, so the import comes after.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+import onnxruntime as ort
 
 # ONNX Runtime logs to stderr by itself; errors reach us as exceptions, warnings are of no use to the owner.
 _FATAL_ONLY = 4

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import stat
 import threading
 from collections.abc import Callable, Sequence
@@ -202,13 +203,13 @@ def is_on_network(path: Path, mountinfo: str | None = None) -> bool:
     """Whether `path` lies on a file system that other hosts can write to; see proc_pid_mountinfo(5)."""
     text = Path("/proc/self/mountinfo").read_text(errors="surrogateescape") if mountinfo is None else mountinfo
     best, kind = "", ""
-    target = str(path)
+    target = os.path.realpath(path)
     for line in text.splitlines():
         before, _, after = line.partition(" - ")
         fields = before.split()
         if len(fields) < 5 or not after:
             continue
-        mount = fields[4].replace("\\040", " ")
+        mount = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), fields[4])
         inside = target == mount or target.startswith(mount.rstrip("/") + "/")
         # The last of several mounts over one place is the one that is seen.
         if inside and len(mount) >= len(best):
