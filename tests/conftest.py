@@ -5,6 +5,7 @@ A test leaves no thread behind, reads nothing of the developer's own home or set
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import threading
@@ -19,9 +20,9 @@ from hypothesis import settings
 from make_bundle import make_bundle
 from structlog.testing import capture_logs
 
-# Other work on the machine makes single examples slow; a test that is slow as a whole is seen in the total.
-settings.register_profile("shared-machine", deadline=None)
-settings.load_profile("shared-machine")
+# Single examples are slow on a busy machine; a test that is slow as a whole is seen in the total.
+settings.register_profile("no-deadline", deadline=None)
+settings.load_profile("no-deadline")
 
 _THREAD_GRACE_S = 5.0
 _OWNERS_VARIABLES = (
@@ -42,10 +43,18 @@ def no_leaked_threads() -> Iterator[None]:
     assert not [thread.name for thread in leaked if thread.is_alive()], "the test left threads behind"
 
 
+@pytest.fixture(scope="session")
+def homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where each test's home is made; thousands of numbered temporary folders would take longer."""
+    folder = tmp_path_factory.mktemp("homes")
+    return (folder / str(number) for number in itertools.count())
+
+
 @pytest.fixture(autouse=True)
-def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(homes: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty home folder; nothing of the developer's own config, state or systemd session is seen."""
-    folder = tmp_path_factory.mktemp("home", numbered=True)
+    folder = next(homes)
+    folder.mkdir()
     monkeypatch.setenv("HOME", str(folder))
     for name, place in {
         "CONFIG": ".config",

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from daemon.core.database import Database, path_key, path_of
-from daemon.core.errors import LedgerError
+from daemon.core.errors import LedgerDamaged, LedgerError
 
 NOTES = "CREATE TABLE notes (id INTEGER PRIMARY KEY, text TEXT NOT NULL);"
 LISTENERS = """
@@ -255,8 +255,9 @@ def test_a_newer_database_is_refused_and_left_as_it_is(path: Path) -> None:
     with opened(path, (NOTES, LISTENERS)) as database:
         note(database, "new")
     before = path.read_bytes()
-    with pytest.raises(LedgerError, match="schema version 2, this program knows up to 1"), opened(path, (NOTES,)):
-        pass
+    with pytest.raises(LedgerError, match="schema version 2, this program knows up to 1") as caught:
+        Database(path, (NOTES,))
+    assert not isinstance(caught.value, LedgerDamaged), "what is damaged may be set aside"
     assert path.read_bytes() == before
     with opened(path, (NOTES, LISTENERS)) as database:
         assert texts(database) == ["new"]
@@ -268,10 +269,28 @@ def test_a_newer_database_is_refused_and_left_as_it_is(path: Path) -> None:
 @pytest.mark.parametrize("content", [b"Dear diary,\n" * 500, b"SQLite format 3\0" + b"\xff" * 5000])
 def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(path: Path, content: bytes) -> None:
     path.write_bytes(content)
-    with pytest.raises(LedgerError, match=str(path)), opened(path):
+    with pytest.raises(LedgerDamaged, match=str(path)), opened(path):
         pass
     assert path.read_bytes() == content
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def test_damage_in_the_middle_is_told_apart_from_what_may_pass(path: Path) -> None:
+    """A lock or a full disk passes; this does not. And a mistake of our own is neither."""
+    with opened(path) as database:
+        database.write_many("INSERT INTO notes (text) VALUES (?)", [("text " * 50,)] * 3000)
+    content = bytearray(path.read_bytes())
+    content[8192:-8192] = b"\xa5" * (len(content) - 16384)
+    path.write_bytes(content)
+    with opened(path) as database, pytest.raises(LedgerDamaged, match=str(path)):
+        texts(database)
+    with opened(path) as database:
+        with pytest.raises(LedgerError) as caught:
+            database.write("INSERT INTO notes (text) VALUES (NULL)")
+        assert not isinstance(caught.value, LedgerDamaged)
+        with pytest.raises(LedgerError) as caught:
+            database.read("SELECT * FROM nowhere")
+        assert not isinstance(caught.value, LedgerDamaged)
 
 
 def test_a_folder_in_its_place_is_refused(path: Path) -> None:

@@ -187,6 +187,13 @@ def test_without_cuda_auto_is_the_processor(tone_bundle: Path) -> None:
     assert Ensemble(bundle.load(tone_bundle), device=Device.AUTO, threads=1).device is Device.CPU
 
 
+@pytest.mark.skipif(not cuda_available(), reason="no CUDA device answers here")
+def test_on_cuda_the_golden_outputs_are_reproduced_and_tracks_heard(tone_bundle: Path, tracks: Path) -> None:
+    ensemble = Ensemble(bundle.load(tone_bundle), device=Device.AUTO)
+    assert ensemble.device is Device.CUDA
+    assert best_of(hear(ensemble, tracks / "jazz.flac")) == "jazz"
+
+
 # Hearing
 
 

@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import warnings
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import mutagen
@@ -103,6 +104,20 @@ def test_undo_is_refused_twice_for_nothing_and_for_a_file_that_is_gone(ledger: L
     path.unlink()
     with pytest.raises(UndoRefused, match="gone"):
         changer.undo(again.change)
+
+
+def test_what_was_done_and_undone_since_a_time_is_not_undone_again(tmp_path: Path) -> None:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    ledger = Ledger(tmp_path / "state" / "ledger.db", clock=lambda: now)
+    before = write(ledger, make(tmp_path / "before.mp3"), "jazz").change
+    now = since = now + timedelta(hours=1)
+    changer = Changer(ledger, Tagging())
+    undone_after = changer.undo(before).change
+    both_after = write(ledger, make(tmp_path / "after.mp3", seed=2), "jazz").change
+    changer.undo(both_after)
+    kept = write(ledger, make(tmp_path / "kept.mp3", seed=3), "jazz").change
+    assert [change.number for change in ledger.changes_since(since)] == [kept, undone_after]
+    ledger.close()
 
 
 def test_a_file_that_somebody_is_writing_to_is_left_for_later(ledger: Ledger, tmp_path: Path) -> None:

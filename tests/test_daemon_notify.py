@@ -55,7 +55,7 @@ def test_a_systemd_that_is_gone_is_no_trouble(tmp_path: Path) -> None:
 
 
 def test_a_systemd_that_is_stuck_does_not_hold_up_the_music(listening: tuple[str, socket.socket]) -> None:
-    address, systemd = listening
+    address, _ = listening
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
         other.setblocking(False)
         target = address.replace("@", "\0", 1) if address.startswith("@") else address

@@ -118,11 +118,11 @@ def test_where_missing_genres_are_left_the_owners_label_is_not_written_either() 
     assert planned((), tagging(missing=Missing.LEAVE), owner=("Jazz",)) == "files without a genre are left so"
 
 
-@pytest.mark.parametrize("settings", settings_of_every_kind)
-@pytest.mark.parametrize("abstention", list(Abstention))
-@given(present=genre_lists)
+@given(
+    present=genre_lists, settings=st.sampled_from(settings_of_every_kind), abstention=st.sampled_from(list(Abstention))
+)
 def test_nothing_is_written_where_the_bundle_abstains(
-    settings: Tagging, abstention: Abstention, present: list[str]
+    present: list[str], settings: Tagging, abstention: Abstention
 ) -> None:
     decision = Decision(None, 0.5, 0.7, (Candidate("Rock", 0.5),), (), "b", abstention)
     assert isinstance(plan(present, decision, (), settings, TAXONOMY), Leave)

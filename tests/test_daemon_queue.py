@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -11,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from daemon.core.errors import LedgerError
 from daemon.core.records import FileState
-from daemon.effects.queue import Job, Queue
+from daemon.effects.queue import Job, Queue, open_queue
 
 SONG = Path("/music/song.flac")
 OTHER = Path("/music/other.flac")
@@ -237,6 +239,31 @@ def test_the_wait_counts_a_lease_that_runs_out(queue: Queue) -> None:
     queue.put(SONG, state())
     leased(queue)
     assert queue.seconds_to_next() == pytest.approx(LEASE_S)
+
+
+# A damaged file
+
+
+def test_a_damaged_queue_is_set_aside_and_begun_anew(path: Path) -> None:
+    """A rescan fills it again; what was in it is kept for whoever wants to know."""
+    path.write_bytes(b"no database" * 100)
+    queue = open_queue(path)
+    queue.put(SONG, state())
+    assert leased(queue).path == SONG
+    queue.close()
+    assert path.with_name("queue.db.damaged").read_bytes() == b"no database" * 100
+
+
+def test_a_queue_of_a_newer_version_is_not_set_aside(path: Path) -> None:
+    queue = open_queue(path)
+    queue.put(SONG, state())
+    queue.close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA user_version = 999")
+    connection.close()
+    with pytest.raises(LedgerError, match="newer version"):
+        open_queue(path)
+    assert [entry.name for entry in path.parent.iterdir()] == ["queue.db"]
 
 
 def test_threads_share_the_work_without_overlap(queue: Queue) -> None:

@@ -272,10 +272,15 @@ class Ledger:
         return [_change(row) for row in rows]
 
     def changes_since(self, at: datetime) -> list[Change]:
-        """Every finished, not undone change since `at`, the latest first: the order in which to undo them."""
+        """The changes to undo, in this order, so that every file is as it was at `at`: the latest first.
+
+        The undoing of a change that was itself made since then is none of them: together they changed nothing.
+        """
+        since = at.astimezone(UTC).isoformat(timespec="milliseconds")
         rows = self._database.read(
-            "SELECT * FROM changes WHERE state = ? AND at >= ? ORDER BY id DESC",
-            (ChangeState.DONE.value, at.astimezone(UTC).isoformat(timespec="milliseconds")),
+            "SELECT c.* FROM changes c LEFT JOIN changes u ON u.id = c.undoes"
+            " WHERE c.state = ? AND c.at >= ? AND (u.id IS NULL OR u.at < ?) ORDER BY c.id DESC",
+            (ChangeState.DONE.value, since, since),
         )
         return [_change(row) for row in rows]
 
