@@ -133,6 +133,8 @@ class Changer:
         with self._ledger.transaction():
             self._ledger.close_change(number, ChangeState.DONE)
             self._ledger.remember(KnownFile(staged.path, audio_id, state, genres, status, ""))
+        if not staged.owner_kept:
+            log.warning("owner_not_kept", path=staged.path, change=number)
 
     def recover(self) -> int:
         """Settle every change that a crash left open: finished if the new content is in place, else rolled back.

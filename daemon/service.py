@@ -22,7 +22,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 
 from daemon.core import config as configuration
 from daemon.core.config import Config, Root
-from daemon.core.errors import BundleError, ConfigError, LedgerDamaged, LedgerError, TryLater
+from daemon.core.errors import BadFile, BundleError, ConfigError, LedgerDamaged, LedgerError, TryLater
 from daemon.core.ledger import Ledger
 from daemon.core.records import Ending, Parked
 from daemon.effects import scan, watch
@@ -333,12 +333,17 @@ class Service:
         waited_s = max(0.0, time.time() - job.settled_at)
         ending: Ending | None
         try:
+            if job.attempts > limits.max_attempts:
+                # Every other failure ends below: this file took the whole process down each time.
+                raise BadFile(job.path, f"the program died {job.attempts - 1} times while at it")
             ending = pipeline.process(job.path, root.mode, settled_s=waited_s)
         except TryLater as trouble:
             ending = retry_or_park(pipeline, trouble, job.attempts, limits.max_attempts)
             if ending is None:
                 self._queue.retry(job, limits.retry_s * 2 ** (job.attempts - 1), trouble.reason)
                 return
+        except BadFile as trouble:
+            ending = pipeline.park(trouble.path, trouble.reason)
         except LedgerError:
             self._queue.retry(job, limits.retry_s, "the record could not be written")
             raise

@@ -18,6 +18,8 @@ from make_audio import SUFFIXES
 from make_bundle import TONES_HZ, make_bundle, make_track
 
 from daemon.core.audio import audio_id
+from daemon.core.records import FileState
+from daemon.effects.queue import Queue
 
 pytestmark = pytest.mark.slow
 
@@ -310,6 +312,20 @@ def test_a_damaged_queue_is_begun_anew_and_a_damaged_ledger_is_refused(home: Pat
     assert refused.returncode == 1
     assert "ledger.db" in refused.stderr
     assert (state / "ledger.db").read_bytes().startswith(b"not a database")
+
+
+def test_a_file_that_took_the_program_down_each_time_is_parked_in_the_end(home: Path) -> None:
+    track = make_track(home / "music" / "poison.flac", "jazz")
+    (home / "state").mkdir()
+    queue = Queue(home / "state" / "queue.db")
+    queue.put(track, FileState.of(track.stat()))
+    for _ in range(5):
+        assert queue.lease(300) is not None
+        queue.release_all()  # as every start does: no worker of an earlier run can be alive
+    queue.close()
+    with serving(home) as daemon:
+        assert "died 5 times" in daemon.wait_for("parked", path=track)["reason"]
+        assert daemon.stop() == 0
 
 
 def test_while_the_disk_takes_nothing_no_file_is_touched_and_afterwards_the_work_goes_on(home: Path) -> None:

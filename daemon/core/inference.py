@@ -61,8 +61,8 @@ class Encoder:
         self.member = member
         options = ort.SessionOptions()
         options.log_severity_level = _FATAL_ONLY
-        if threads is not None:
-            options.intra_op_num_threads = threads
+        # Asked to choose by itself, ONNX Runtime pins its threads to cores, which a sandbox refuses with a red line.
+        options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
         # Spinning keeps idle cores at 100 % between tracks; a daemon is idle most of its life.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:

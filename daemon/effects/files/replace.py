@@ -54,7 +54,8 @@ class Staged:
     """A new version that waits beside its file.
 
     `after_state` is what the file's state will be after `commit`. `patch` turns the bytes after back into the bytes
-    before: see `stage_restore`. The hashes are SHA-256 in hex.
+    before: see `stage_restore`. The hashes are SHA-256 in hex. `owner_kept` is False where the file belongs to somebody
+    else and only root could give the copy to them.
     """
 
     path: Path
@@ -65,6 +66,7 @@ class Staged:
     after_state: FileState
     patch: bytes
     before_ctime_ns: int
+    owner_kept: bool
 
 
 def stage(
@@ -192,7 +194,7 @@ def _stage(
             patch = make_patch(temporary, path)
             _check_patch(path, temporary, patch, before_sha256)
             _check_unchanged(path, before, os.lstat(path))
-            after_state = FileState.of(os.lstat(temporary))
+            dressed = os.lstat(temporary)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
@@ -203,9 +205,10 @@ def _stage(
         before_sha256=before_sha256,
         after_sha256=after_sha256,
         before_state=FileState.of(before),
-        after_state=after_state,
+        after_state=FileState.of(dressed),
         patch=patch,
         before_ctime_ns=before.st_ctime_ns,
+        owner_kept=(dressed.st_uid, dressed.st_gid) == (before.st_uid, before.st_gid),
     )
 
 
@@ -259,8 +262,12 @@ def _dress(path: Path, temporary: Path, before: os.stat_result, mtime_ns: int) -
     present = os.lstat(temporary)
     for uid, gid in ((before.st_uid, -1), (-1, before.st_gid)):
         if uid not in (-1, present.st_uid) or gid not in (-1, present.st_gid):
-            with contextlib.suppress(PermissionError):
+            try:
                 os.chown(temporary, uid, gid, follow_symlinks=False)
+            except OSError as error:
+                # EINVAL: an owner that does not exist in this container.
+                if error.errno not in (errno.EPERM, errno.EACCES, errno.EINVAL):
+                    raise
     shutil.copystat(path, temporary, follow_symlinks=False)
     _check_attributes(path, temporary)
     os.utime(temporary, ns=(before.st_atime_ns, mtime_ns), follow_symlinks=False)
