@@ -45,16 +45,13 @@ class Workshop:
         """The config file in use; None where the built-in defaults serve."""
         return config.find(self._explicit, os.environ, Path.home(), CHECKOUT)
 
-    def load_config(self) -> Config:
-        """The config as it is on disk now; every command sees one and the same."""
-        path = self.config_path
-        self._config = config.load(path) if path is not None else config.default()
-        return self._config
-
     @property
     def config(self) -> Config:
-        """The config, read once."""
-        return self._config or self.load_config()
+        """The config, read once; a running daemon that takes over an edit does so by itself."""
+        if self._config is None:
+            path = self.config_path
+            self._config = config.load(path) if path is not None else config.default()
+        return self._config
 
     @property
     def state_directory(self) -> Path:
@@ -66,10 +63,13 @@ class Workshop:
         """Where bundles live."""
         return config.models_directory(self.config, self.state_directory)
 
-    def start_logging(self) -> None:
+    def _models_of(self, settings: Config) -> Path:
+        return config.models_directory(settings, self.state_directory)
+
+    def start_logging(self, settings: Config | None = None) -> None:
         """Log as the config says, from now on."""
-        settings = self.config.logging
-        log.configure(settings.level.value, settings.format, environment=os.environ)
+        wanted = (settings or self.config).logging
+        log.configure(wanted.level.value, wanted.format, environment=os.environ)
 
     # Parts
 
@@ -79,8 +79,9 @@ class Workshop:
 
     def ensemble(self, settings: Config | None = None, name: str | None = None) -> Ensemble:
         """The bundle, checked, opened and its golden outputs reproduced."""
-        chosen = (settings or self.config).models
-        loaded = bundle.load(models.locate(self.models_directory, name or chosen.bundle))
+        using = settings or self.config
+        chosen = using.models
+        loaded = bundle.load(models.locate(self._models_of(using), name or chosen.bundle))
         return Ensemble(loaded, device=chosen.device, threads=chosen.threads)
 
     def judge(self) -> Judge:
@@ -138,12 +139,28 @@ class Workshop:
             self._serving = ensemble
             return Pipeline(settings, ensemble, ledger)
 
+        path = self.config_path
+
+        def read_again() -> Config:
+            # The file that was found at the start, whatever has appeared since; that it is gone or empty is a moment
+            # of an editor's, not a wish for the defaults.
+            if path is None:
+                return self.config
+            if not path.read_text(encoding="utf-8", errors="replace").strip():
+                raise ConfigError(str(path), ["is empty"])
+            settings = config.load(path)
+            if config.state_directory(settings, os.environ, Path.home()) != self.state_directory:
+                raise ConfigError(str(path), ["state_directory: cannot be changed while the daemon runs: restart it"])
+            return settings
+
         return Reloadable(
-            load_config=self.load_config,
+            config=self.config,
+            read_again=read_again,
+            start_logging=self.start_logging,
             roots=lambda settings: _roots(settings, folders, announce),
             build_pipeline=build,
-            config_path=self.config_path,
-            bundle_mark=lambda settings: models.mark(self.models_directory, settings.models.bundle),
+            config_path=path,
+            bundle_mark=lambda settings: models.mark(self._models_of(settings), settings.models.bundle),
             describe=self._describe,
         )
 
@@ -154,7 +171,7 @@ class Workshop:
     def _publish(self, state: dict[str, Any]) -> None:
         target = self.state_directory / "status.json"
         partial = target.with_name(".status.json")
-        partial.write_text(json.dumps(state, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.write_text(json.dumps(state) + "\n", encoding="utf-8")
         os.replace(partial, target)
 
     def published(self) -> dict[str, Any] | None:

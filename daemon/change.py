@@ -46,7 +46,7 @@ class Changer:
             tags.write_genres(copy, after, id3_v23_separator=separator)
 
         def verify(original: Path, copy: Path) -> None:
-            _verify(original, copy, audio_id, after, separator)
+            _verify(original, copy, audio_id, before, after, separator)
 
         number = self._ledger.intend(audio_id, path, ChangeKind.TAG, before=before, after=after, bundle=bundle)
         staged = self._record_staging(number, lambda: self._stage(path, edit, verify))
@@ -54,8 +54,7 @@ class Changer:
         return Applied(path, number, tuple(before), tuple(after))
 
     def _stage(self, path: Path, edit: files.Edit, verify: files.Verify) -> files.Staged:
-        if writers.is_being_written(path):
-            raise TryLater(path, "another program has it open for writing")
+        _check_writers(path)
         return files.stage(
             path,
             edit,
@@ -121,6 +120,8 @@ class Changer:
         self, number: int, staged: files.Staged, audio_id: str, genres: tuple[str, ...], status: FileStatus
     ) -> None:
         try:
+            # Once more: a player may have opened the file while the copy was made, and would write into the old one.
+            _check_writers(staged.path)
             state = files.commit(staged)
         except Exception:
             files.discard(staged)
@@ -139,9 +140,10 @@ class Changer:
     def recover(self) -> int:
         """Settle every change that a crash left open: finished if the new content is in place, else rolled back.
 
-        Returns how many there were. Call it only while no other process is writing (see `WriterLock`).
+        One whose folder is not there (an unmounted volume) stays open until it is. Returns how many were settled. Call
+        it only while no other process is writing (see `WriterLock`).
         """
-        found = self._ledger.open_changes()
+        found = [change for change in self._ledger.open_changes() if change.path.parent.is_dir()]
         for change in found:
             files.sweep(change.path.parent, older_than_s=0.0)
             state = scan.state_of(change.path)
@@ -184,9 +186,14 @@ class WriterLock:
         self._file.close()
 
 
-def _verify(original: Path, copy: Path, audio_id: str, genres: Sequence[str], separator: str) -> None:
+def _verify(
+    original: Path, copy: Path, audio_id: str, expected: Sequence[str], genres: Sequence[str], separator: str
+) -> None:
     before = tags.read(original, id3_v23_separator=separator)
     after = tags.read(copy, id3_v23_separator=separator)
+    if before.genres != tuple(expected):
+        # The owner was faster: what they wrote while the track was being heard must not be overwritten.
+        raise TryLater(original, f"its genre was changed meanwhile, to {list(before.genres)}")
     if after.genres != tuple(genres):
         raise BadFile(original, f"its tags cannot hold the genre: {list(genres)} reads back as {list(after.genres)}")
     if changed := before.changed_beside(after):
@@ -198,8 +205,7 @@ def _verify(original: Path, copy: Path, audio_id: str, genres: Sequence[str], se
 def _stage_undo(path: Path, change: Change, hard_links: files.HardLinks) -> files.Staged:
     if change.patch is None or change.sha256_before is None or change.sha256_after is None:
         raise UndoRefused(f"change {change.number} of {path}: its record holds no way back")
-    if writers.is_being_written(path):
-        raise TryLater(path, "another program has it open for writing")
+    _check_writers(path)
     return files.stage_restore(
         path,
         change.patch,
@@ -208,6 +214,11 @@ def _stage_undo(path: Path, change: Change, hard_links: files.HardLinks) -> file
         mtime_ns=change.mtime_ns_before,
         hard_links=hard_links,
     )
+
+
+def _check_writers(path: Path) -> None:
+    if writers.writers_of(path) is writers.Writers.SOME:
+        raise TryLater(path, "another program has it open for writing")
 
 
 def _sha256(change: Change) -> str | None:

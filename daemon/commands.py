@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import structlog
 from daemon import doctor, show
 from daemon.core import bundle as bundles
 from daemon.core import config as configuration
-from daemon.core.config import Mode
+from daemon.core.config import Mode, Root
 from daemon.core.errors import BadFile, FileTrouble, MusicReclassError, TryLater, UndoRefused
 from daemon.core.ledger import KnownFile, Ledger
 from daemon.core.records import Ending, Parked
@@ -30,6 +31,10 @@ log = structlog.get_logger()
 
 music_paths = click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PATH…")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+
+
+# The daemon publishes its state every 5 s.
+_STALE_S = 60.0
 
 
 class Verbs(click.Group):
@@ -110,9 +115,9 @@ def apply(workshop: Workshop, paths: tuple[Path, ...], dry_run: bool) -> int:
     mode = Mode.DRY_RUN if dry_run else Mode.APPLY
     endings: list[Ending] = []
     with workshop.pipeline() as pipeline:
-        for path in show.progress(list(_music_in(paths)), "applying"):
+        for path in show.progress(list(_music_in(paths, workshop.config.roots)), "applying"):
             try:
-                endings.append(pipeline.apply(Path(os.path.abspath(path)), mode))
+                endings.append(pipeline.apply(path, mode))
             except TryLater as trouble:
                 log.error("failed", path=trouble.path, reason=trouble.reason)
                 endings.append(Parked(trouble.path, trouble.reason))
@@ -156,9 +161,9 @@ def undo(workshop: Workshop, files: tuple[Path, ...], numbers: tuple[int, ...], 
         raise click.UsageError("name a file, --change or --since")
     refused = False
     with workshop.writing() as (ledger, changer):
-        for number in [*numbers, *_last_changes(ledger, files), *_changes_since(ledger, since)]:
+        for number in _to_undo(ledger, files, numbers, since):
             try:
-                done = changer.undo(number)
+                done = changer.undo(number())
                 click.echo(f"{done.path}: genre is {show.genres(done.genres_after)} again (change {done.change})")
             except MusicReclassError as error:
                 refused = True
@@ -181,6 +186,8 @@ def status(workshop: Workshop, as_json: bool) -> int:
         state |= {"running": running, "library": ledger.totals(), "state_directory": str(workshop.state_directory)}
     if not running:
         state["healthy"] = False
+    elif time.time() - float(state.get("at", 0)) > _STALE_S:
+        state |= {"healthy": False, "troubles": ["the daemon has not said how it is for too long: is it stuck?"]}
     show.status(state, as_json)
     return 0 if state.get("healthy") else 1
 
@@ -307,18 +314,34 @@ def models_use(workshop: Workshop, name: str) -> int:
     return 0
 
 
-def _music_in(paths: Sequence[Path]) -> Iterator[Path]:
-    """Files named outright, and music files below named folders."""
+def _music_in(paths: Sequence[Path], roots: Sequence[Root] = ()) -> Iterator[Path]:
+    """Files named outright, and music files below named folders, without what one of `roots` ignores.
+
+    Given roots, paths are made absolute as the daemon sees them: below a root as that root is written, elsewhere real.
+    """
     for path in paths:
-        if not path.is_dir():
-            yield path
+        place = _as_watched(path, roots) if roots else path
+        root = next((root for root in roots if place.is_relative_to(root.path)), None)
+        if not place.is_dir():
+            yield place
             continue
+        top, patterns = (place, ()) if root is None else (root.path, root.ignore)
 
-        def wanted(file: Path, root: Path = path) -> bool:
-            return ignore.wanted(file, root, tags.AUDIO_SUFFIXES)
+        def wanted(file: Path, top: Path = top, patterns: Sequence[str] = patterns) -> bool:
+            return ignore.wanted(file, top, tags.AUDIO_SUFFIXES, patterns)
 
-        for file, _ in scan.walk(path, wanted, lambda name: not ignore.is_junk(name)):
+        for file, _ in scan.walk(place, wanted, lambda name: not ignore.is_junk(name)):
             yield file
+
+
+def _as_watched(path: Path, roots: Sequence[Root]) -> Path:
+    given, real = Path(os.path.abspath(path)), path.resolve()
+    for root in roots:
+        if given.is_relative_to(root.path):
+            return given
+        if real.is_relative_to(root.path.resolve()):
+            return root.path / real.relative_to(root.path.resolve())
+    return real
 
 
 def _on_record(ledger: Ledger, file: Path) -> KnownFile | None:
@@ -326,15 +349,23 @@ def _on_record(ledger: Ledger, file: Path) -> KnownFile | None:
     return ledger.known(Path(os.path.abspath(file))) or ledger.known(file.resolve())
 
 
-def _last_changes(ledger: Ledger, files: Sequence[Path]) -> Iterator[int]:
-    for file in files:
-        known = _on_record(ledger, file)
-        changes = ledger.changes_of(known.audio_id) if known and known.audio_id else []
-        last = next((change for change in reversed(changes) if change.undoable), None)
-        if last is None:
-            raise UndoRefused(f"{file}: there is no change of ours to undo")
-        yield last.number
+def _last_change(ledger: Ledger, file: Path) -> int:
+    """The last change to this very file; only where it has none, as after a move, the last one to its sound."""
+    known = _on_record(ledger, file)
+    changes = ledger.changes_of(known.audio_id) if known and known.audio_id else []
+    done = [change for change in changes if change.undoable]
+    here = [change for change in done if known is not None and change.path == known.path]
+    if not done:
+        raise UndoRefused(f"{file}: there is no change of ours to undo")
+    return (here or done)[-1].number
 
 
-def _changes_since(ledger: Ledger, since: datetime | None) -> list[int]:
-    return [] if since is None else [change.number for change in ledger.changes_since(since.astimezone())]
+def _to_undo(
+    ledger: Ledger, files: Sequence[Path], numbers: Sequence[int], since: datetime | None
+) -> Iterator[Callable[[], int]]:
+    """What gives the number of each change to undo, one by one: a refusal of one must not keep back the others."""
+    yield from ((lambda number=number: number) for number in numbers)
+    yield from ((lambda file=file: _last_change(ledger, file)) for file in files)
+    if since is not None:
+        changes = ledger.changes_since(since.astimezone())
+        yield from ((lambda number=change.number: number) for change in changes)

@@ -16,6 +16,7 @@ import structlog
 from daemon.core.config import Root, Settle
 from daemon.core.errors import TryLater
 from daemon.core.ledger import FileStatus, Ledger
+from daemon.core.records import FileState
 from daemon.effects import scan, tags, writers
 from daemon.effects.queue import Queue
 from daemon.rules import ignore
@@ -25,6 +26,9 @@ log = structlog.get_logger()
 
 # Touched paths taken in one step: files that are due must not starve in a burst.
 _BURST = 5000
+# Settled files queued in one step, in one transaction: a large library must neither hold the thread for minutes nor
+# cost one flush to disk a file.
+_BATCH = 500
 
 
 class Intake:
@@ -72,7 +76,9 @@ class Intake:
                 path = self._touched.get_nowait()
         except thread_queue.Empty:
             pass
-        return sum(self._settle(path) for path in self._tracker.due(time.monotonic()))
+        settled = [pair for path in self._tracker.due(time.monotonic())[:_BATCH] if (pair := self._settle(path))]
+        self._queue.put_all(settled)
+        return len(settled)
 
     def _track(self, path: Path) -> None:
         root = self.root_of(path)
@@ -82,22 +88,20 @@ class Intake:
         if state is not None:
             self._tracker.touch(path, state, time.monotonic())
 
-    def _settle(self, path: Path) -> int:
+    def _settle(self, path: Path) -> tuple[Path, FileState] | None:
         state = scan.state_of(path)
-        writing = state is not None and writers.is_being_written(path)
-        verdict = self._tracker.observe(path, state, time.monotonic(), writers=writing)
+        verdict = self._tracker.observe(path, state, time.monotonic(), writers=_written_by_others(path))
         if verdict is Verdict.GONE:
             log.info("vanished", path=path)
         if verdict is not Verdict.SETTLED or state is None:
-            return 0
+            return None
         known = self._ledger.known(path)
         # A parked file that somebody touches is worth another try even in the same state: what was wrong with it may
         # have been another program that held it open, and that has closed it now.
         if known is not None and known.state == state and known.status is not FileStatus.PARKED:
-            return 0
+            return None
         log.debug("settled", path=path)
-        self._queue.put(path, state)
-        return 1
+        return path, state
 
     def rescan(self, keep_going: Callable[[], bool]) -> None:
         """Touch every file below the roots that the ledger does not know in its present state.
@@ -118,7 +122,7 @@ class Intake:
             return not ignore.is_junk(name, root.ignore)
 
         started, found, new = time.monotonic(), 0, 0
-        known = self._ledger.states_under(root.path)
+        known = self._ledger.states_under(root.path) | self._queue.states()
         for path, state in scan.walk(root.path, wanted, enter):
             found += 1
             if known.get(path) != state:
@@ -128,3 +132,9 @@ class Intake:
                 return
         level = log.info if new else log.debug
         level("rescanned", root=root.path, files=found, new=new, took_s=round(time.monotonic() - started, 3))
+
+
+def _written_by_others(path: Path) -> bool | None:
+    """Whether another program has the file open for writing; None where the kernel does not tell."""
+    found = writers.writers_of(path)
+    return None if found is writers.Writers.UNKNOWN else found is writers.Writers.SOME

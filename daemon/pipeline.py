@@ -22,7 +22,7 @@ from daemon.core.inference import Ensemble, Heard
 from daemon.core.ledger import FileStatus, KnownFile, Ledger
 from daemon.core.records import Abstained, Applied, Decision, Ending, FileState, Parked, Unchanged
 from daemon.core.taxonomy import Taxonomy
-from daemon.effects import scan, tags
+from daemon.effects import files, scan, tags
 from daemon.rules import correct, policy
 
 log = structlog.get_logger()
@@ -70,18 +70,20 @@ class Pipeline:
         started = self._clock()
         state = scan.state_of(path)
         if state is None:
+            # Not forgotten: an unmounted volume looks the same, and what the owner changes there must be noticed.
             log.info("vanished", path=path)
-            self._ledger.forget(path)
             return Unchanged(path, "gone")
         known = self._ledger.known(path)
         if known is not None and known.state == state and known.status is not FileStatus.PARKED:
             return Unchanged(path, "seen already")
         try:
             track = self._read(path, state)
-            ending = self._recognised(track) or self._hear_and_write(track, mode, started - settled_s)
+            last = self._last_seen(track)
+            if last is not None and (ending := self._recognised(track, last)) is not None:
+                return ending
+            return self._hear_and_write(track, mode, started - settled_s)
         except BadFile as trouble:
             return self.park(path, trouble.reason)
-        return ending
 
     def apply(self, path: Path, mode: Mode = Mode.APPLY) -> Ending:
         """As `process`, but also for a file that was seen before: the owner asked for it by name."""
@@ -90,6 +92,9 @@ class Pipeline:
             if state is None:
                 raise BadFile(path, "is not there, or not a regular file")
             track = self._read(path, state)
+            last = self._last_seen(track)
+            if last is not None:
+                self._learn(track, last)
             return self._hear_and_write(track, mode, self._clock())
         except BadFile as trouble:
             return self.park(path, trouble.reason)
@@ -99,8 +104,9 @@ class Pipeline:
         state = scan.state_of(path)
         if state is not None:
             known = self._ledger.known(path)
-            same = known is not None and known.state == state
-            audio_id, genres = (known.audio_id, known.genres) if known and same else (None, ())
+            # What was known of it stays known: a file caught in the middle of an edit is whole again in a moment, and
+            # its genre then tells whether the owner changed it.
+            audio_id, genres = (known.audio_id, known.genres) if known else (None, ())
             self._ledger.remember(KnownFile(path, audio_id, state, genres, FileStatus.PARKED, reason))
         log.warning("parked", path=path, reason=reason)
         return Parked(path, reason)
@@ -113,33 +119,50 @@ class Pipeline:
 
     # What the ledger already knows of the track
 
-    def _recognised(self, track: Track) -> Ending | None:
-        """The ending for a track that was seen before: moved, touched or corrected by the owner; None for a new one."""
-        last = self._last_seen(track)
-        if last is None:
+    def _recognised(self, track: Track, last: KnownFile) -> Ending | None:
+        """The ending for a track that was seen before and needs no more: moved, touched, or corrected by the owner."""
+        if self._learn(track, last):
+            self._remember(track, FileStatus.UNCHANGED, "the owner's label")
+            return Unchanged(track.path, "the owner's label")
+        if last.status is FileStatus.PARKED or self._is_original(track):
             return None
+        self._remember(track, last.status, last.reason)
+        return Unchanged(track.path, last.reason or "seen already")
+
+    def _learn(self, track: Track, last: KnownFile) -> bool:
+        """Record the owner's correction, if the track carries one since it was last seen."""
         if last.path != track.path:
             self._ledger.forget(last.path)
             log.info("moved", path=track.path, from_path=last.path)
         correction = correct.recognise(last.genres, track.tags.genres, self._taxonomy)
-        if correction is not None:
-            self._ledger.record_correction(track.audio_id, track.path, correction.genres, correction.genre, "retagged")
-            log.info("corrected", path=track.path, before=last.genres, genres=correction.genres, genre=correction.genre)
-        status = FileStatus.UNCHANGED if correction else last.status
-        reason = "the owner's label" if correction else last.reason
-        self._remember(track, status, reason)
-        return Unchanged(track.path, reason or "seen already")
+        if correction is None or self._is_our_write(track):
+            return False
+        self._ledger.record_correction(track.audio_id, track.path, correction.genres, correction.genre, "retagged")
+        log.info("corrected", path=track.path, before=last.genres, genres=correction.genres, genre=correction.genre)
+        return True
+
+    def _is_our_write(self, track: Track) -> bool:
+        """Whether the genres are what we last wrote for this sound, perhaps into another copy of it."""
+        ours = [change for change in self._ledger.changes_of(track.audio_id) if change.undoable]
+        return bool(ours) and ours[-1].genres_after == track.tags.genres
+
+    def _is_original(self, track: Track) -> bool:
+        """Whether the file is again, byte for byte, what we once wrote a genre into: it was copied here anew."""
+        if track.tags.genres:
+            return False
+        before = {change.sha256_before for change in self._ledger.changes_of(track.audio_id)}
+        return bool(before - {None}) and files.sha256_of(track.path) in before
 
     def _last_seen(self, track: Track) -> KnownFile | None:
-        for known in self._ledger.known_by_sound(track.audio_id):
-            if known.status is FileStatus.PARKED:
-                continue
-            if known.path == track.path:
-                return known
-            # The same sound at a path that is gone was moved; at one that is still there this file is a copy.
-            if scan.state_of(known.path) is None:
-                return known
-        return None
+        """The track as it was last seen: at this path, or at one from which it has gone since."""
+        seen = self._ledger.known_by_sound(track.audio_id)
+        here = next((known for known in seen if known.path == track.path), None)
+        if here is not None:
+            return here
+        # The same sound at a path that is gone was moved; at one that is still there this file is a copy, and so it is
+        # where the whole folder is gone: a volume may be unmounted.
+        gone = (known for known in seen if scan.state_of(known.path) is None and known.path.parent.is_dir())
+        return next(gone, None)
 
     def _owners_label(self, audio_id: str) -> tuple[str, ...]:
         corrections = self._ledger.corrections(audio_id)

@@ -7,12 +7,15 @@ handlers only set flags.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import queue as thread_queue
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -43,26 +46,14 @@ _IDLE_S = 5.0
 class Reloadable:
     """Where config, roots and bundle come from, so that the service can take new ones while it runs."""
 
-    load_config: Callable[[], Config]
+    config: Config
+    read_again: Callable[[], Config]
+    start_logging: Callable[[Config], None]
     roots: Callable[[Config], Sequence[Root]]
     build_pipeline: Callable[[Config], Pipeline]
     config_path: Path | None
     bundle_mark: Callable[[Config], str]
     describe: Callable[[], dict[str, Any]]
-
-
-@dataclass(slots=True)
-class Progress:
-    """What the service has done since it started."""
-
-    endings: dict[str, int] = field(default_factory=dict)
-    last_event_at: float | None = None
-
-    def count(self, ending: Ending) -> None:
-        """One more track came to this ending."""
-        name = type(ending).__name__.lower()
-        self.endings[name] = self.endings.get(name, 0) + 1
-        self.last_event_at = time.time()
 
 
 class Service:
@@ -82,21 +73,24 @@ class Service:
         self._queue = queue
         self._notifier = notifier
         self._publish = publish
-        self._config = source.load_config()
+        self._config = source.config
         self._roots = tuple(source.roots(self._config))
         self._pipeline = source.build_pipeline(self._config)
         self._bundle_mark = source.bundle_mark(self._config)
         self._intake = Intake(ledger, queue, self._roots, self._config.settle)
         self._watcher = watch.Watcher(self._intake.touch, self._on_loss)
         self._stop = threading.Event()
-        self._wake = threading.Event()
+        # Signal handlers run between any two steps of the main thread, so they must not take a lock that it may hold,
+        # as an Event's: plain flags, and a queue whose `put` is reentrant.
+        self._asked_to_stop = self._asked_to_reload = False
+        self._knocks: thread_queue.SimpleQueue[None] = thread_queue.SimpleQueue()
         self._work = threading.Event()
         self._rescan_wanted = threading.Event()
-        self._reload_wanted = threading.Event()
         self._threads: dict[str, threading.Thread] = {}
         self._heartbeats: dict[str, float] = {}
-        self._progress = Progress()
-        self._config_mark = _mark(source.config_path)
+        self._endings: Counter[str] = Counter()
+        self._last_track_at: float | None = None
+        self._config_mark = self._seen_mark = _mark(source.config_path)
         self._started_at = time.time()
         self._sound = True
 
@@ -105,18 +99,18 @@ class Service:
     def run(self) -> bool:
         """Serve until `stop` or a signal (True), or until one of the threads has died (False: start me again)."""
         self._queue.release_all()
-        self._watcher.start(self._watches())
-        for name, loop in (("intake", self._intake_loop), ("worker", self._worker), ("rescan", self._rescan)):
-            self._start(name, loop)
         scheduler = self._schedule()
-        self._rescan_wanted.set()
-        self._notifier.ready(self._status_line())
-        log.info("ready", roots=[str(root.path) for root in self._roots], **self._source.describe())
         try:
+            self._watcher.start(self._watches())
+            for name, loop in (("intake", self._intake_loop), ("worker", self._worker), ("rescan", self._rescan)):
+                self._start(name, loop)
+            self._rescan_wanted.set()
+            self._notifier.ready(self._status_line())
+            log.info("ready", roots=[str(root.path) for root in self._roots], **self._source.describe())
             self._main_loop()
         finally:
             self._notifier.stopping()
-            log.info("stopping", queued=len(self._queue), settling=self._intake.settling)
+            log.info("stopping", settling=self._intake.settling)
             scheduler.shutdown(wait=False)
             self._end_threads()
             self._tell(self.state() | {"running": False, "healthy": False, "troubles": []})
@@ -125,8 +119,8 @@ class Service:
 
     def stop(self) -> None:
         """Ask `run` to return; the track in hand is finished first. Safe from any thread and from signal handlers."""
-        self._stop.set()
-        self._wake.set()
+        self._asked_to_stop = True
+        self._knocks.put(None)
 
     def handle_signals(self) -> None:
         """SIGTERM and SIGINT stop, SIGHUP reloads. Call from the main thread."""
@@ -135,8 +129,8 @@ class Service:
             self.stop()
 
         def on_reload(number: int, frame: FrameType | None) -> None:
-            self._reload_wanted.set()
-            self._wake.set()
+            self._asked_to_reload = True
+            self._knocks.put(None)
 
         signal.signal(signal.SIGTERM, on_stop)
         signal.signal(signal.SIGINT, on_stop)
@@ -163,7 +157,7 @@ class Service:
             # The main loop sees the dead thread and ends the service, so that it is started afresh: a damaged queue is
             # then set aside, a damaged ledger refused.
             log.exception("thread_died", thread=name)
-            self._wake.set()
+            self._knocks.put(None)
 
     def _end_threads(self) -> None:
         self._stop.set()
@@ -176,7 +170,7 @@ class Service:
 
     def _main_loop(self) -> None:
         next_sign = 0.0
-        while not self._stop.is_set():
+        while not self._asked_to_stop:
             self._watcher.heal()
             self._reload_if_changed()
             now = time.monotonic()
@@ -187,8 +181,8 @@ class Service:
             if now >= next_sign or not self._sound:
                 next_sign = now + min(_IDLE_S, (self._notifier.watchdog_s or 2 * _IDLE_S) / 2)
                 self._sign_of_life(troubles)
-            self._wake.wait(_TICK_S)
-            self._wake.clear()
+            with contextlib.suppress(thread_queue.Empty):
+                self._knocks.get(timeout=_TICK_S)
 
     def _sign_of_life(self, troubles: list[str]) -> None:
         if troubles:
@@ -225,8 +219,8 @@ class Service:
             "roots": [str(root.path) for root in self._roots],
             "queued": len(self._queue),
             "settling": self._intake.settling,
-            "done": dict(self._progress.endings),
-            "last_track_at": self._progress.last_event_at,
+            "done": dict(self._endings),
+            "last_track_at": self._last_track_at,
             "healthy": not self.troubles(),
             "troubles": self.troubles() + self._watcher.troubles(),
             "threads": {name: thread.is_alive() for name, thread in self._threads.items()},
@@ -234,16 +228,17 @@ class Service:
         }
 
     def _status_line(self) -> str:
-        done = ", ".join(f"{count} {name}" for name, count in sorted(self._progress.endings.items())) or "nothing yet"
+        done = ", ".join(f"{count} {name}" for name, count in sorted(self._endings.items())) or "nothing yet"
         return f"{len(self._queue)} queued, {self._intake.settling} settling; since start: {done}"
 
     # Reload
 
     def _reload_if_changed(self) -> None:
-        mark = _mark(self._source.config_path)
-        asked = self._reload_wanted.is_set()
-        self._reload_wanted.clear()
-        if asked or mark != self._config_mark:
+        mark, before = _mark(self._source.config_path), self._seen_mark
+        self._seen_mark = mark
+        asked, self._asked_to_reload = self._asked_to_reload, False
+        # An editor may empty the file before it writes: an edit counts once it has stood for a tick.
+        if asked or (mark == before and mark != self._config_mark):
             self._config_mark = mark
             self._reload_config()
         elif self._source.bundle_mark(self._config) != self._bundle_mark:
@@ -251,31 +246,38 @@ class Service:
 
     def _reload_config(self) -> None:
         try:
-            config = self._source.load_config()
+            config = self._source.read_again()
+            roots = tuple(self._source.roots(config))
+            pipeline = self._source.build_pipeline(config)
         except ConfigError as error:
-            log.error("config_refused", path=error.source, problems=error.problems, serving="the previous config")
+            self._refuse_config(error.problems)
             return
-        if not self._reload_pipeline(config):
+        except (BundleError, LedgerError, OSError) as error:
+            self._refuse_config([str(error)])
             return
-        self._config = config
-        self._roots = tuple(self._source.roots(config))
-        self._intake.set(self._roots, config.settle)
+        self._config, self._roots, self._pipeline = config, roots, pipeline
+        self._bundle_mark = self._source.bundle_mark(config)
+        self._source.start_logging(config)
+        self._intake.set(roots, config.settle)
         self._watcher.start(self._watches())
         self._scheduler.reschedule_job("rescan", trigger="interval", seconds=config.rescan.interval_s)
         self._rescan_wanted.set()
-        log.info("config_reloaded", roots=[str(root.path) for root in self._roots])
+        log.info("config_reloaded", roots=[str(root.path) for root in roots], **self._source.describe())
 
-    def _reload_pipeline(self, config: Config) -> bool:
+    def _refuse_config(self, problems: list[str]) -> None:
+        path = self._source.config_path
+        log.error("config_refused", path=path, problems=problems, serving="the previous config")
+
+    def _reload_pipeline(self, config: Config) -> None:
         """A new pipeline serves; a bundle that fails never displaces the one that works."""
         self._bundle_mark = self._source.bundle_mark(config)
         try:
             pipeline = self._source.build_pipeline(config)
-        except BundleError as error:
+        except (BundleError, LedgerError, OSError) as error:
             log.error("bundle_refused", reason=str(error), serving="the previous bundle")
-            return False
+            return
         self._pipeline = pipeline
         log.info("bundle_serves", **self._source.describe())
-        return True
 
     # Threads
 
@@ -352,7 +354,8 @@ class Service:
             log.exception("bug", path=job.path)
             ending = pipeline.park(job.path, f"internal error: {type(error).__name__}: {error}")
         self._queue.done(job)
-        self._progress.count(ending)
+        self._endings[type(ending).__name__.lower()] += 1
+        self._last_track_at = time.time()
         if isinstance(ending, Parked):
             log.debug("left_until_changed", path=job.path)
 

@@ -33,7 +33,7 @@ class Workshop(Protocol):
     def models_directory(self) -> Path:
         """Where bundles live."""
 
-    def start_logging(self) -> None:
+    def start_logging(self, settings: Config | None = None) -> None:
         """Log as the config says, from now on."""
 
     def bundle_folder(self, name: str | None = None) -> Path:

@@ -18,7 +18,7 @@ counts = st.integers(1, 64)
 
 
 def loud(window: Window) -> Waveform:
-    return np.full(100, 0.5, np.float32)
+    return np.float32([0.5, -0.5] * 50)
 
 
 def silent(window: Window) -> Waveform:
@@ -147,7 +147,12 @@ def test_a_long_stretch_is_cut_to_the_window() -> None:
 
 
 def test_levels_are_in_decibels_of_full_scale() -> None:
-    assert segments.level_dbfs(np.ones(10, np.float32)) == pytest.approx(0.0)
-    assert segments.level_dbfs(np.full(10, 0.1, np.float32)) == pytest.approx(-20.0, abs=1e-5)
+    square = np.float32([1, -1] * 5)
+    assert segments.level_dbfs(square) == pytest.approx(0.0)
+    assert segments.level_dbfs(square * np.float32(0.1)) == pytest.approx(-20.0, abs=1e-5)
     assert segments.level_dbfs(np.zeros(10, np.float32)) == float("-inf")
     assert segments.level_dbfs(np.zeros(0, np.float32)) == float("-inf")
+
+
+def test_a_constant_offset_is_no_sound() -> None:
+    assert segments.level_dbfs(np.full(10, 0.5, np.float32)) < segments.SILENCE_DBFS

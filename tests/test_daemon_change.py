@@ -116,7 +116,9 @@ def test_what_was_done_and_undone_since_a_time_is_not_undone_again(tmp_path: Pat
     both_after = write(ledger, make(tmp_path / "after.mp3", seed=2), "jazz").change
     changer.undo(both_after)
     kept = write(ledger, make(tmp_path / "kept.mp3", seed=3), "jazz").change
-    assert [change.number for change in ledger.changes_since(since)] == [kept, undone_after]
+    again = write(ledger, make(tmp_path / "again.mp3", seed=4), "jazz").change
+    redone = changer.undo(changer.undo(again).change).change
+    assert [change.number for change in ledger.changes_since(since)] == [redone, kept, undone_after]
     ledger.close()
 
 
@@ -201,6 +203,22 @@ def _write_once(state: Path, path: Path) -> None:
 def _undo_once(state: Path, number: int) -> None:
     ledger = Ledger(state / "ledger.db")
     Changer(ledger, Tagging()).undo(number)
+
+
+def test_a_change_on_a_volume_that_is_away_stays_open_until_it_is_back(ledger: Ledger, tmp_path: Path) -> None:
+    (tmp_path / "volume").mkdir()
+    path = make(tmp_path / "volume" / "song.mp3")
+    original = path.read_bytes()
+    number = write(ledger, path, "jazz").change
+    # As a crash between rename and record leaves it.
+    ledger.close_change(number, ChangeState.STAGED)
+    (tmp_path / "volume").rename(tmp_path / "unmounted")
+    changer = Changer(ledger, Tagging())
+    assert changer.recover() == 0
+    (tmp_path / "unmounted").rename(tmp_path / "volume")
+    assert changer.recover() == 1
+    changer.undo(number)
+    assert path.read_bytes() == original
 
 
 @pytest.mark.slow

@@ -126,6 +126,32 @@ def test_undo_since_takes_back_everything_after_a_time_and_refusals_are_said(com
     assert [track.read_bytes() == bytes_ for track, bytes_ in zip(tracks, before, strict=True)] == [True, False, True]
 
 
+def test_undo_of_one_of_two_copies_leaves_the_other_and_one_refusal_does_not_keep_back_the_rest(
+    command: Command, music: Path
+) -> None:
+    first = make_track(music / "a.flac", "jazz")
+    second = music / "b.flac"
+    second.write_bytes(first.read_bytes())
+    before = first.read_bytes()
+    command("apply", music)
+    result = command("undo", music / "unknown.flac", first)
+    assert result.code == 1 and "no change of ours" in result.err
+    assert first.read_bytes() == before
+    assert tags.read(second).genres == ("jazz",)
+
+
+def test_apply_leaves_what_a_root_ignores_and_sees_links_as_the_daemon_does(command: Command, music: Path) -> None:
+    settings = music.parent / "config.yaml"
+    settings.write_text(settings.read_text().replace("/music}", "/music, ignore: ['Audiobooks/*']}"))
+    (music / "Audiobooks").mkdir()
+    ignored = make_track(music / "Audiobooks" / "book.flac", "jazz")
+    track = make_track(music / "song.flac", "jazz")
+    (music.parent / "link").symlink_to(music)
+    assert command("apply", music.parent / "link").code == 0
+    assert tags.read(ignored).genres == ()
+    assert json.loads(command("history", track, "--json").out)["path"] == str(track)
+
+
 def test_undo_of_a_file_without_changes_is_refused(command: Command, music: Path) -> None:
     track = make_track(music / "a.flac", "jazz", mixed_with="rock")
     command("apply", track)

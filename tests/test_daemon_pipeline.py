@@ -231,13 +231,103 @@ def test_a_hard_linked_file_is_parked_with_its_reason_and_untouched(pipeline: Pi
     assert path.read_bytes() == before
 
 
-def test_a_file_that_is_gone_is_forgotten(pipeline: Pipeline, ledger: Ledger, tmp_path: Path) -> None:
+def test_a_file_that_is_gone_is_told_and_stays_known_since_its_volume_may_come_back(
+    pipeline: Pipeline, ledger: Ledger, tmp_path: Path
+) -> None:
     path = make_track(tmp_path / "song.flac", "jazz")
     pipeline.process(path, Mode.APPLY)
-    path.unlink()
+    away = path.rename(tmp_path / "away")
     assert pipeline.process(path, Mode.APPLY) == Unchanged(path, "gone")
-    assert ledger.known(path) is None
     assert isinstance(pipeline.apply(path), Parked)
+    genre(away.rename(path), "rock")
+    pipeline.process(path, Mode.APPLY)
+    assert [correction.genre for correction in ledger.corrections(audio_id(path))] == ["rock"]
+
+
+def test_a_file_caught_in_the_middle_of_an_edit_is_not_forgotten(
+    pipeline: Pipeline, ledger: Ledger, tmp_path: Path
+) -> None:
+    path = make_track(tmp_path / "song.flac", "jazz")
+    pipeline.process(path, Mode.APPLY)
+    genre(path, "rock")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:20])
+    assert isinstance(pipeline.process(path, Mode.APPLY), Parked)
+    path.write_bytes(whole)
+    assert pipeline.process(path, Mode.APPLY) == Unchanged(path, "the owner's label")
+    assert [correction.genre for correction in ledger.corrections(audio_id(path))] == ["rock"]
+
+
+def test_a_genre_that_the_owner_writes_while_the_track_is_heard_is_not_overwritten(
+    pipeline: Pipeline, ledger: Ledger, tmp_path: Path
+) -> None:
+    path = make_track(tmp_path / "song.flac", "jazz")
+    sound = audio_id(path)
+    genre(path, "Grunge")
+    before = path.read_bytes()
+    with pytest.raises(TryLater, match="changed meanwhile"):
+        Changer(ledger, Tagging()).write_genres(path, sound, (), ("jazz",), None)
+    assert path.read_bytes() == before
+
+
+def test_apply_learns_what_the_owner_changed_before_it_writes(
+    ensemble: Ensemble, ledger: Ledger, tmp_path: Path
+) -> None:
+    pipeline = with_config(ensemble, ledger, tagging=Tagging(inside="replace"))
+    path = make_track(tmp_path / "song.flac", "jazz")
+    pipeline.process(path, Mode.APPLY)
+    genre(path, "rock")
+    pipeline.apply(path)
+    assert tags.read(path).genres == ("rock",)
+    assert [correction.genre for correction in ledger.corrections(audio_id(path))] == ["rock"]
+
+
+def test_our_own_label_on_another_copy_is_not_taken_for_the_owners(
+    pipeline: Pipeline, ledger: Ledger, tmp_path: Path
+) -> None:
+    first = make_track(tmp_path / "first.flac", "jazz")
+    second = Path(shutil.copy(first, tmp_path / "second.flac"))
+    pipeline.process(second, Mode.SUGGEST)
+    pipeline.process(first, Mode.APPLY)
+    second.unlink()
+    file = mutagen.File(first)
+    file["title"] = "new title"
+    file.save()
+    pipeline.process(first, Mode.APPLY)
+    assert ledger.corrections(audio_id(first)) == []
+
+
+def test_the_original_copied_here_anew_is_tagged_again(pipeline: Pipeline, ledger: Ledger, tmp_path: Path) -> None:
+    source = make_track(tmp_path / "source.flac", "jazz")
+    path = Path(shutil.copy(source, tmp_path / "song.flac"))
+    pipeline.process(path, Mode.APPLY)
+    shutil.copy(source, path)
+    assert isinstance(pipeline.process(path, Mode.APPLY), Applied)
+    path.unlink()
+    again = Path(shutil.copy(source, tmp_path / "again.flac"))
+    assert isinstance(pipeline.process(again, Mode.APPLY), Applied)
+
+
+def test_a_genre_that_the_owner_removed_does_not_come_back(pipeline: Pipeline, tmp_path: Path) -> None:
+    path = make_track(tmp_path / "song.mp3", "jazz")
+    pipeline.process(path, Mode.APPLY)
+    file = mutagen.File(path)
+    del file.tags["TCON"]
+    file.save()
+    assert isinstance(pipeline.process(path, Mode.APPLY), Unchanged)
+    assert tags.read(path).genres == ()
+
+
+def test_a_new_copy_is_heard_while_the_volume_with_the_first_one_is_away(
+    pipeline: Pipeline, ledger: Ledger, tmp_path: Path
+) -> None:
+    (tmp_path / "volume").mkdir()
+    first = make_track(tmp_path / "volume" / "first.flac", "jazz")
+    copy = Path(shutil.copy(first, tmp_path / "copy.flac"))
+    pipeline.process(first, Mode.APPLY)
+    (tmp_path / "volume").rename(tmp_path / "unmounted")
+    assert isinstance(pipeline.process(copy, Mode.APPLY), Applied)
+    assert ledger.known(first) is not None
 
 
 def test_a_container_that_cannot_be_tagged_is_parked_with_its_reason(pipeline: Pipeline, tmp_path: Path) -> None:

@@ -211,6 +211,27 @@ def test_an_edited_config_serves_at_once_and_a_broken_one_is_refused_with_its_li
         assert daemon.stop() == 0
 
 
+def test_a_config_that_is_empty_or_gone_for_a_moment_never_means_the_defaults(home: Path) -> None:
+    config = home / "config.yaml"
+    text = config.read_text()
+    with serving(home) as daemon:
+        daemon.wait_for("ready")
+        config.write_text("")
+        assert daemon.wait_for("config_refused")["problems"] == ["is empty"]
+        config.unlink()
+        daemon.wait_for("config_refused")
+        config.write_text(text.replace(f"{home}/state", f"{home}/other"))
+        assert "restart" in daemon.wait_for("config_refused")["problems"][0]
+        config.write_text(text + "logging: {level: debug}\n")
+        daemon.wait_for("config_reloaded")
+        track = make_track(home / "music" / "song.flac", "jazz")
+        daemon.wait_for("settled", path=track, level="debug")
+        daemon.wait_for("tagged", path=track)
+        assert daemon.stop() == 0
+    assert not (home / "other").exists()
+    assert not (home / "Music").exists()
+
+
 def test_a_better_bundle_is_swapped_in_without_a_restart_and_a_broken_one_never_serves(home: Path) -> None:
     config = home / "config.yaml"
     config.write_text(config.read_text().replace(f"bundle: {home}/bundle", f"directory: {home}/models"))

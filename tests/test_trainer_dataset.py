@@ -21,7 +21,8 @@ def _write(folder: Path, *lines: str, header: str = "path,genre,artist,fold") ->
 def test_paths_are_taken_from_the_manifests_folder(tmp_path: Path) -> None:
     manifest = _write(tmp_path, "a.wav,jazz,Ärtist,0", "b.wav,rock,,1")
     assert read_manifest(manifest) == [
-        Track(tmp_path / "a.wav", "jazz", 0, "Ärtist"), Track(tmp_path / "b.wav", "rock", 1)
+        Track(tmp_path / "a.wav", "jazz", 0, "Ärtist"),
+        Track(tmp_path / "b.wav", "rock", 1),
     ]
 
 

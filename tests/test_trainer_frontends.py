@@ -15,7 +15,13 @@ from trainer.frontends import COMPACT_MEL, EFFICIENTAT_MEL, LogMel, MelSettings,
 @pytest.mark.parametrize("settings", [COMPACT_MEL, EFFICIENTAT_MEL])
 def test_mel_matrix_is_kaldis(settings: MelSettings) -> None:
     banks, _ = torchaudio.compliance.kaldi.get_mel_banks(
-        settings.bands, settings.fft, float(settings.sample_rate_hz), settings.low_hz, settings.high_hz, 100.0, -500.0,
+        settings.bands,
+        settings.fft,
+        float(settings.sample_rate_hz),
+        settings.low_hz,
+        settings.high_hz,
+        100.0,
+        -500.0,
         1.0,
     )
     ours = mel_matrix(settings)
@@ -30,8 +36,13 @@ def test_convolution_gives_the_log_mel_of_a_fourier_transform(settings: MelSetti
     if settings.pre_emphasis:
         signal = waveform[:, 1:] - settings.pre_emphasis * waveform[:, :-1]
     spectrum = torch.stft(
-        signal, settings.fft, settings.hop, settings.window, torch.hann_window(settings.window, periodic=False),
-        center=settings.centred, return_complex=True,
+        signal,
+        settings.fft,
+        settings.hop,
+        settings.window,
+        torch.hann_window(settings.window, periodic=False),
+        center=settings.centred,
+        return_complex=True,
     )
     expected = torch.log(mel_matrix(settings) @ spectrum.abs().square() + settings.floor)
     front = LogMel(settings)

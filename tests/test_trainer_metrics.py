@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from daemon.core.decide import softmax
 from trainer import metrics
-from trainer.calibrate import choose_threshold, fit_temperature
+from trainer.calibrate import artist_weights, choose_threshold, fit_temperature
 from trainer.head import fit_head
 
 PROBABILITIES = np.array([[0.9, 0.1], [0.6, 0.4], [0.3, 0.7], [0.55, 0.45]])
@@ -44,8 +44,12 @@ def test_interval_is_wilsons() -> None:
 
 
 def test_risk_grows_with_coverage_as_counted_by_hand() -> None:
-    assert metrics.risk_coverage(PROBABILITIES, LABELS) == [(0.25, 0.0), (0.5, 0.0), (0.75, pytest.approx(1 / 3)),
-                                                            (1.0, 0.25)]
+    assert metrics.risk_coverage(PROBABILITIES, LABELS) == [
+        (0.25, 0.0),
+        (0.5, 0.0),
+        (0.75, pytest.approx(1 / 3)),
+        (1.0, 0.25),
+    ]
 
 
 def test_daring_counts_only_what_reaches_its_genres_threshold() -> None:
@@ -65,7 +69,7 @@ def _made(count: int, overconfidence: float) -> tuple[NDArray[np.float32], NDArr
 
 def test_temperature_undoes_overconfidence() -> None:
     logits, labels = _made(4000, 3.0)
-    temperature = fit_temperature(logits, labels)
+    temperature = fit_temperature(logits, labels, np.ones(4000))
     assert temperature == pytest.approx(3.0, rel=0.1)
     before, after = softmax(logits, 1.0), softmax(logits, temperature)
     assert metrics.negative_log_likelihood(after, labels) < metrics.negative_log_likelihood(before, labels)
@@ -75,7 +79,7 @@ def test_temperature_undoes_overconfidence() -> None:
 def test_threshold_reaches_its_precision_and_not_much_more() -> None:
     logits, labels = _made(4000, 1.0)
     probabilities = softmax(logits, 1.0)
-    threshold = choose_threshold(probabilities, labels, 0.9)
+    threshold = choose_threshold(probabilities, labels, 0.9, np.ones(4000))
     dared = metrics.dare(probabilities, labels, [threshold] * 3)
     assert 0.9 <= dared.precision < 0.905
     assert 0.1 < dared.coverage < 0.9
@@ -83,9 +87,20 @@ def test_threshold_reaches_its_precision_and_not_much_more() -> None:
     assert lower.precision < 0.9
 
 
+def test_many_tracks_of_one_artist_do_not_outvote_the_others() -> None:
+    weights = artist_weights(["Nina"] * 4 + ["Ella", "", ""])
+    assert weights.tolist() == [0.5] * 4 + [1.0] * 3
+    # Four wrong ones of one artist, surest; three right ones of others.
+    probabilities = np.array([[0.9, 0.1]] * 4 + [[0.8, 0.2]] * 3)
+    labels = np.array([1] * 4 + [0] * 3)
+    assert choose_threshold(probabilities, labels, 0.5, np.ones(7)) == 1.0
+    assert choose_threshold(probabilities, labels, 0.5, weights) == pytest.approx(0.4)
+    assert metrics.dare(probabilities, labels, [0.5, 0.5], weights).precision == pytest.approx(3 / 5)
+
+
 def test_threshold_that_cannot_be_reached_dares_nothing() -> None:
     wrong = np.array([[0.9, 0.1], [0.8, 0.2]])
-    assert choose_threshold(wrong, np.array([1, 1]), 0.9) == 1.0
+    assert choose_threshold(wrong, np.array([1, 1]), 0.9, np.ones(2)) == 1.0
 
 
 def test_head_separates_what_can_be_separated() -> None:

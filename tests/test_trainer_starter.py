@@ -111,10 +111,31 @@ def _manifest(folder: Path) -> Path:
 def test_starter_command_makes_a_bundle_that_serves(tmp_path: Path) -> None:
     manifest = _manifest(tmp_path)
     out = tmp_path / "bundle"
-    arguments = ["starter", "--tracks", str(manifest), "--out", str(out), "--cache", str(tmp_path / "cache"),
-                 "--genres", "chords,noise", "--steps", "2",
-                 "--batch", "4", "--width", "8", "--committee", "1", "--speeds", "1", "--mixes", "0",
-                 "--workers", "1"]
+    arguments = [
+        "starter",
+        "--tracks",
+        str(manifest),
+        "--out",
+        str(out),
+        "--cache",
+        str(tmp_path / "cache"),
+        "--genres",
+        "chords,noise",
+        "--steps",
+        "2",
+        "--batch",
+        "4",
+        "--width",
+        "8",
+        "--committee",
+        "1",
+        "--speeds",
+        "1",
+        "--mixes",
+        "0",
+        "--workers",
+        "1",
+    ]
     result = CliRunner().invoke(cli, arguments, catch_exceptions=False)
     assert result.exit_code == 0
     assert "accuracy on unseen artists" in result.stdout
@@ -130,14 +151,26 @@ def test_starter_command_makes_a_bundle_that_serves(tmp_path: Path) -> None:
     assert "0 of them to train" in again.stderr
 
 
-def test_starter_refuses_a_genre_that_only_one_fold_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                        capsys: pytest.CaptureFixture[str]) -> None:
+def test_starter_refuses_a_genre_that_only_one_fold_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     from trainer.__main__ import main
 
     make(tmp_path / "a.wav", 1.0)
     (tmp_path / "tracks.csv").write_text("path,genre,fold\na.wav,jazz,0\n")
-    monkeypatch.setattr("sys.argv", ["music-reclass-train", "starter", "--tracks", str(tmp_path / "tracks.csv"),
-                                     "--out", str(tmp_path / "out"), "--genres", "jazz,rock"])
+    monkeypatch.setattr(
+        "sys.argv",
+        [
+            "music-reclass-train",
+            "starter",
+            "--tracks",
+            str(tmp_path / "tracks.csv"),
+            "--out",
+            str(tmp_path / "out"),
+            "--genres",
+            "jazz,rock",
+        ],
+    )
     with pytest.raises(SystemExit) as caught:
         main()
     assert caught.value.code == 2
@@ -174,12 +207,18 @@ def test_checkpoint_of_something_else_is_a_bad_file(tmp_path: Path) -> None:
 
 @pytest.mark.data
 @needs_data
-@pytest.mark.parametrize(("track", "expected"), [
-    ("classical/gtzan-classical.00000.opus", "Classical music"), ("metal/gtzan-metal.00000.opus", "Heavy metal"),
-])
+@pytest.mark.parametrize(
+    ("track", "expected"),
+    [
+        ("classical/gtzan-classical.00000.opus", "Classical music"),
+        ("metal/gtzan-metal.00000.opus", "Heavy metal"),
+    ],
+)
 def test_real_checkpoint_hears_what_is_there(track: str, expected: str) -> None:
-    names = [line.split(",", 2)[2].strip().strip('"') for line in
-             (CHECKPOINT.parent / "audioset_class_labels_indices.csv").read_text().splitlines()[1:]]
+    names = [
+        line.split(",", 2)[2].strip().strip('"')
+        for line in (CHECKPOINT.parent / "audioset_class_labels_indices.csv").read_text().splitlines()[1:]
+    ]
     with Sound(Path(DATA or "") / "tracks" / track) as sound:
         waveform = sound.read(5.0, 10.0, 32000)
     with torch.inference_mode():

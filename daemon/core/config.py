@@ -250,7 +250,7 @@ class Queue(_Section):
         5, description="Attempts after which a file is parked with its reason."
     )
     lease_s: Seconds = Field(
-        300.0, description="Seconds after which a file that a crash left half done is taken up again."
+        300.0, description="Seconds for which a file that is being worked on is not handed out again."
     )
 
 

@@ -108,6 +108,16 @@ class Database:
         rows = self.read(sql, values)
         return rows[0] if rows else None
 
+    def check(self) -> None:
+        """Look through the whole file for damage, which opening it does not.
+
+        Raises:
+            LedgerDamaged: SQLite finds some; the text says which.
+        """
+        found = [str(row[0]) for row in self.read("PRAGMA quick_check")]
+        if found != ["ok"]:
+            raise LedgerDamaged(f"{self.path}: is damaged: {'; '.join(found[:3])}")
+
     def close(self) -> None:
         """Close the connection; the last one to close folds the write-ahead log into the file."""
         with self._lock:

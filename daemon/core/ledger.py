@@ -274,15 +274,17 @@ class Ledger:
     def changes_since(self, at: datetime) -> list[Change]:
         """The changes to undo, in this order, so that every file is as it was at `at`: the latest first.
 
-        The undoing of a change that was itself made since then is none of them: together they changed nothing.
+        A change and its undoing, both made since then, come to nothing; with the undoing undone the change counts.
         """
         since = at.astimezone(UTC).isoformat(timespec="milliseconds")
-        rows = self._database.read(
-            "SELECT c.* FROM changes c LEFT JOIN changes u ON u.id = c.undoes"
-            " WHERE c.state = ? AND c.at >= ? AND (u.id IS NULL OR u.at < ?) ORDER BY c.id DESC",
-            (ChangeState.DONE.value, since, since),
-        )
-        return [_change(row) for row in rows]
+        rows = self._database.read("SELECT * FROM changes WHERE at >= ? ORDER BY id DESC", (since,))
+        changes = {row["id"]: _change(row) for row in rows}
+
+        def counts(change: Change) -> bool:
+            undone = changes.get(change.undoes or 0)
+            return undone is None or not counts(undone)
+
+        return [change for change in changes.values() if change.state is ChangeState.DONE and counts(change)]
 
     def open_changes(self) -> list[Change]:
         """Changes that a crash left open."""

@@ -72,8 +72,11 @@ def tiled(samples: Waveform, length: int) -> Waveform:
 
 
 def level_dbfs(samples: Waveform) -> float:
-    """Root mean square level of `samples` (shape [n], full scale 1.0) in dBFS; -inf for silence or no samples."""
+    """Root mean square level of `samples` (shape [n], full scale 1.0) in dBFS; -inf for silence or no samples.
+
+    A constant offset is no sound and does not count.
+    """
     if samples.size == 0:
         return float("-inf")
-    power = float(np.mean(np.square(samples, dtype=np.float64)))
+    power = float(np.var(samples, dtype=np.float64))
     return 10.0 * float(np.log10(power)) if power > 0 else float("-inf")

@@ -7,7 +7,7 @@ History of the schema:
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,12 +39,22 @@ def open_queue(path: Path) -> Queue:
         LedgerError: the folder cannot be used.
     """
     try:
-        return Queue(path)
+        return _sound_queue(path)
     except LedgerDamaged:
         for leftover in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
             if leftover.exists():
                 leftover.replace(leftover.with_name(f"{leftover.name}.damaged"))
         return Queue(path)
+
+
+def _sound_queue(path: Path) -> Queue:
+    queue = Queue(path)
+    try:
+        queue.check()
+    except LedgerDamaged:
+        queue.close()
+        raise
+    return queue
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +83,36 @@ class Queue:
         """Close the file."""
         self._database.close()
 
+    def check(self) -> None:
+        """Look through the whole file for damage, which opening it does not.
+
+        Raises:
+            LedgerDamaged: there is some.
+        """
+        self._database.check()
+
     def put(self, path: Path, state: FileState) -> None:
-        """Queue a settled file; one that waits already keeps its place and takes the new state."""
+        """Queue a settled file; one that waits already keeps its place and takes the new state.
+
+        In the state in which it waits already nothing changes: its attempts and the time of the next one stand.
+        """
+        self.put_all([(path, state)])
+
+    def put_all(self, settled: Sequence[tuple[Path, FileState]]) -> None:
+        """Queue many settled files in one transaction, as `put` does."""
         now = self._clock()
-        self._database.write(
+        self._database.write_many(
             "INSERT INTO jobs (path, size, mtime_ns, inode, settled_at, not_before) VALUES (?, ?, ?, ?, ?, ?)"
             " ON CONFLICT (path) DO UPDATE SET size = excluded.size, mtime_ns = excluded.mtime_ns,"
-            " inode = excluded.inode, attempts = 0, not_before = MIN(not_before, excluded.not_before)",
-            (path_key(path), state.size, state.mtime_ns, state.inode, now, now),
+            " inode = excluded.inode, attempts = 0, not_before = MIN(not_before, excluded.not_before)"
+            " WHERE (size, mtime_ns, inode) != (excluded.size, excluded.mtime_ns, excluded.inode)",
+            [(path_key(path), state.size, state.mtime_ns, state.inode, now, now) for path, state in settled],
         )
+
+    def states(self) -> dict[Path, FileState]:
+        """Every waiting file with the state in which it waits."""
+        rows = self._database.read("SELECT path, size, mtime_ns, inode FROM jobs")
+        return {path_of(row["path"]): FileState(row["size"], row["mtime_ns"], row["inode"]) for row in rows}
 
     def lease(self, lease_s: float) -> Job | None:
         """Take the oldest job that is due, for `lease_s`; a worker that dies gives it back by running out of time."""

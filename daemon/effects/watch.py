@@ -12,6 +12,7 @@ import os
 import re
 import stat
 import threading
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +78,8 @@ class Watcher:
     def start(self, watches: Sequence[Watch]) -> None:
         """Watch exactly these folders from now on; call again to change them. Missing ones wait for `heal`."""
         self._overflow.attach()
+        # watchdog warns when it meets a new folder twice, once in the parent's event and once in its own walk.
+        warnings.filterwarnings("ignore", message="Callback with id", category=RuntimeWarning)
         self._wanted = tuple(watches)
         for watch in set(self._running) - set(self._wanted):
             self._drop(watch)

@@ -6,22 +6,31 @@ to the unlinked old file. Size and mtime cannot tell a paused copy from a finish
 
 from __future__ import annotations
 
+import enum
 import fcntl
 import os
 import signal
 from pathlib import Path
 
 
-def is_being_written(path: Path) -> bool:
+class Writers(enum.Enum):
+    """Whether some process has a file open for writing."""
+
+    SOME = enum.auto()
+    NONE = enum.auto()
+    UNKNOWN = enum.auto()
+
+
+def writers_of(path: Path) -> Writers:
     """Whether another process has `path` open for writing.
 
     A read lease is granted only where no one has (fcntl(2), F_SETLEASE); it is given back at once. Leases need the
-    file's owner (or CAP_LEASE) and a local file system: where the kernel cannot tell, the answer is False.
+    file's owner (or CAP_LEASE) and a local file system: elsewhere the kernel does not tell.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
-        return False
+        return Writers.UNKNOWN
     try:
         # Whoever opens the file for writing in this instant makes the kernel signal us; SIGIO, the default, would
         # end the process, SIGURG is ignored unless asked for.
@@ -29,9 +38,9 @@ def is_being_written(path: Path) -> bool:
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     except BlockingIOError:
-        return True
+        return Writers.SOME
     except OSError:
-        return False
+        return Writers.UNKNOWN
     finally:
         os.close(descriptor)
-    return False
+    return Writers.NONE

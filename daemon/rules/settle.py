@@ -13,6 +13,9 @@ from pathlib import Path
 
 from daemon.core.records import FileState
 
+# How much longer a file must be quiet where the kernel does not tell who writes to it.
+_DOUBT = 10.0
+
 
 class Verdict(enum.Enum):
     """What to do with a pending file now."""
@@ -27,6 +30,7 @@ class _Pending:
     first_s: float
     changed_s: float
     state: FileState
+    doubtful: bool = False
 
 
 class SettleTracker:
@@ -59,13 +63,14 @@ class SettleTracker:
         return [
             path
             for path, pending in self._pending.items()
-            if now_s - pending.changed_s >= self._quiet_s or now_s - pending.first_s >= self._patience_s
+            if now_s - pending.changed_s >= self._quiet_of(pending) or now_s - pending.first_s >= self._patience_s
         ]
 
-    def observe(self, path: Path, state: FileState | None, now_s: float, *, writers: bool = False) -> Verdict:
+    def observe(self, path: Path, state: FileState | None, now_s: float, *, writers: bool | None = False) -> Verdict:
         """Judge a due file from its present `state` (None: it is gone) and whether someone has it open for writing.
 
-        A file that settled or is gone is no longer pending.
+        Where nobody can say who writes (`writers` None) the file has to be quiet for `_DOUBT` times as long: a slow
+        copy that pauses looks finished by size and time alone. A file that settled or is gone is no longer pending.
         """
         pending = self._pending.get(path)
         if pending is None:
@@ -79,16 +84,20 @@ class SettleTracker:
         if (changed or writers) and not impatient:
             pending.changed_s = now_s
             return Verdict.WAIT
-        if now_s - pending.changed_s < self._quiet_s and not impatient:
+        pending.doubtful = writers is None
+        if now_s - pending.changed_s < self._quiet_of(pending) and not impatient:
             return Verdict.WAIT
         del self._pending[path]
         return Verdict.SETTLED
+
+    def _quiet_of(self, pending: _Pending) -> float:
+        return self._quiet_s * (_DOUBT if pending.doubtful else 1.0)
 
     def next_due_s(self) -> float | None:
         """When the next file may be due; None while nothing is pending."""
         if not self._pending:
             return None
         return min(
-            min(pending.changed_s + self._quiet_s, pending.first_s + self._patience_s)
+            min(pending.changed_s + self._quiet_of(pending), pending.first_s + self._patience_s)
             for pending in self._pending.values()
         )
