@@ -30,25 +30,50 @@ def cli() -> None:
 @click.option("--tracks", required=True, type=FILE, help="Manifest: CSV with path, genre, fold and, if known, artist.")
 @click.option("--teacher", type=FILE, help="EfficientAT mn04_as checkpoint to learn from; its weights stay out.")
 @click.option("--out", required=True, type=FOLDER, help="Folder of the bundle; a bundle that is there is replaced.")
-@click.option("--genres", default="classical,electronic,jazz,pop,rock", show_default=True,
-              help="What to tell apart, by commas. Tracks of other genres teach doubt.")
-@click.option("--cache", default="runs/starter", show_default=True, type=FOLDER,
-              help="Where computed rows and trained students are kept; a second run goes on from there.")
+@click.option(
+    "--genres",
+    default="classical,electronic,jazz,pop,rock",
+    show_default=True,
+    help="What to tell apart, by commas. Tracks of other genres teach doubt.",
+)
+@click.option(
+    "--cache",
+    default="runs/starter",
+    show_default=True,
+    type=FOLDER,
+    help="Where computed rows and trained students are kept; a second run goes on from there.",
+)
 @click.option("--id", "name", default="starter-1", show_default=True, help="Name of the bundle.")
 @click.option("--steps", type=click.IntRange(min=1), help="Training steps per student; the shipped number by default.")
 @click.option("--batch", type=click.IntRange(min=2), help="Crops per step; the shipped number by default.")
-@click.option("--width", type=click.IntRange(min=8),
-              help="Channels of a student's first stage; the shipped number by default.")
+@click.option(
+    "--width", type=click.IntRange(min=8), help="Channels of a student's first stage; the shipped number by default."
+)
 @click.option("--committee", type=click.IntRange(1, 4), help="Students in the graph; the shipped number by default.")
 @click.option("--speeds", type=click.IntRange(min=0), help="Further rows per track, at another speed.")
 @click.option("--mixes", type=click.IntRange(min=0), help="Further rows per track, mixed with another of its fold.")
 @click.option("--precision", type=click.FloatRange(0.5, 1.0), help="Share of tags to be right; the shipped by default.")
-@click.option("--workers", type=click.IntRange(min=1), default=os.cpu_count() or 1, show_default="all cores",
-              help="Students trained side by side, one thread each.")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=os.cpu_count() or 1,
+    show_default="all cores",
+    help="Students trained side by side, one thread each.",
+)
 @click.option("--seed", default=0, show_default=True, type=int, help="Same seed, same bundle, on the same machine.")
 def starter(
-    tracks: Path, teacher: Path | None, out: Path, genres: str, cache: Path, name: str, workers: int, seed: int,
-    steps: int | None, batch: int | None, width: int | None, **chosen: float | None,
+    tracks: Path,
+    teacher: Path | None,
+    out: Path,
+    genres: str,
+    cache: Path,
+    name: str,
+    workers: int,
+    seed: int,
+    steps: int | None,
+    batch: int | None,
+    width: int | None,
+    **chosen: float | None,
 ) -> None:
     """Cross-validate, train and export the bundle that ships with the program."""
     # Imported here: torch takes seconds to load, and --help need not wait for it.

@@ -94,9 +94,7 @@ def serve(path: Path, window_s: float, count: int) -> NDArray[np.float32]:
     with Sound(path) as sound:
         duration_s = sound.info.duration_s
         windows = segments.spread(duration_s, window_s, count)
-        heard = segments.audible(
-            windows, duration_s, lambda window: sound.read(window.start_s, window.length_s, rate)
-        )
+        heard = segments.audible(windows, duration_s, lambda window: sound.read(window.start_s, window.length_s, rate))
     if not heard:
         raise BadFile(path, "is silent")
     waveforms = np.stack([segments.tiled(samples, round(window_s * rate)) for _, samples in heard])

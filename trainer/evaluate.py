@@ -21,6 +21,9 @@ Array = NDArray[np.float32]
 # Tracks played faster or slower are further views of the same recording: they count, but less than the recording.
 VARIED_IMPORTANCE = 0.5
 
+# A few tracks of other genres stand for all the music that the bundle will not know.
+UNKNOWN_IMPORTANCE = 2.0
+
 
 @dataclass(frozen=True, slots=True)
 class Served:
@@ -55,21 +58,25 @@ def fit_on(
     embeddings = embed_tracks(committee, served)
     tracks = [track for track, fine in enumerate(may_see) if fine]
     varied = [
-        row for row, recipe in enumerate(clips.recipes)
+        row
+        for row, recipe in enumerate(clips.recipes)
         if recipe.second < 0 and recipe.speed != (1, 1) and may_see[recipe.first]
     ]
     views = embed_rows(committee, clips, varied, served.windows[0].shape[2])
-    head = fit_head(
-        np.concatenate([embeddings[tracks], views]),
-        [labels[track] for track in tracks] + [labels[clips.recipes[row].first] for row in varied],
-        genres,
-        [1.0] * len(tracks) + [VARIED_IMPORTANCE] * len(varied),
-    )
-    return head, embeddings
+    called = [labels[track] for track in tracks] + [labels[clips.recipes[row].first] for row in varied]
+    importance = [1.0] * len(tracks) + [VARIED_IMPORTANCE] * len(varied)
+    importance = [
+        weight * (UNKNOWN_IMPORTANCE if label < 0 else 1.0) for weight, label in zip(importance, called, strict=True)
+    ]
+    return fit_head(np.concatenate([embeddings[tracks], views]), called, genres, importance), embeddings
 
 
 def out_of_fold(
-    committees: Mapping[int, Committee], served: Served, clips: Clips, labels: Sequence[int], folds: Sequence[int],
+    committees: Mapping[int, Committee],
+    served: Served,
+    clips: Clips,
+    labels: Sequence[int],
+    folds: Sequence[int],
     genres: int,
 ) -> Array:
     """Logits float32 [tracks, genres], each track judged by the committee of its fold, which never saw that fold."""

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
 
@@ -131,12 +132,28 @@ def write_graph(student: Committee, path: Path, samples: int) -> None:
     example = torch.zeros(2, samples)
     with _quiet_exporter():
         program = torch.onnx.export(
-            student.eval(), (example,), dynamo=True, verbose=False, input_names=["waveform"],
-            output_names=["embedding"], opset_version=18,
+            student.eval(),
+            (example,),
+            dynamo=True,
+            verbose=False,
+            input_names=["waveform"],
+            output_names=["embedding"],
+            opset_version=18,
             dynamic_shapes={"waveform": {0: torch.export.Dim("batch"), 1: torch.export.Dim("samples", min=8000)}},
         )
     assert program is not None, "the dynamo exporter returns a program"
-    program.save(str(path), external_data=False)
+    graph = program.model_proto
+    strip_origins(graph)
+    onnx.save(graph, path)
+
+
+def strip_origins(model: onnx.ModelProto) -> None:
+    """Remove what the exporter notes of its own making: stack traces with the paths of the machine it ran on."""
+    graph = model.graph
+    for part in (model, graph, *graph.node, *graph.initializer, *graph.input, *graph.output, *graph.value_info):
+        part.doc_string = ""
+        if "metadata_props" in part.DESCRIPTOR.fields_by_name:
+            del part.metadata_props[:]
 
 
 @contextlib.contextmanager
@@ -160,8 +177,17 @@ def check_parity(student: Committee, path: Path, waveform: NDArray[np.float32]) 
         BundleError: it exceeds a tenth of the bundle's tolerance (the rest is left for other machines), or the graph
             does not run.
     """
-    member = Member(MEMBER, path, "", student.log_mel.settings.sample_rate_hz, 1.0, student.embedding_dim, 1.0,
-                    np.zeros((0, student.embedding_dim), np.float32), np.zeros(0, np.float32))
+    member = Member(
+        MEMBER,
+        path,
+        "",
+        student.log_mel.settings.sample_rate_hz,
+        1.0,
+        student.embedding_dim,
+        1.0,
+        np.zeros((0, student.embedding_dim), np.float32),
+        np.zeros(0, np.float32),
+    )
     encoder = Encoder(member, ["CPUExecutionProvider"], threads=1)
     apart = 0.0
     for batch in (waveform, waveform[:1]):

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 Probabilities = NDArray[np.float64]
 Labels = NDArray[np.int64]
+Weights = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,10 @@ class GenreScore:
 
 @dataclass(frozen=True, slots=True)
 class Dared:
-    """What happens at given thresholds: `coverage` of all tracks get a tag, `precision` of those tags are right."""
+    """What happens at given thresholds: `coverage` of all tracks get a tag, `precision` of those tags are right.
+
+    Both by weight, if there were weights; `dared` and `tracks` count.
+    """
 
     coverage: float
     precision: float
@@ -73,9 +77,10 @@ def macro_f1(scores: Sequence[GenreScore]) -> float:
     return sum(score.f1 for score in scores) / len(scores)
 
 
-def negative_log_likelihood(probabilities: Probabilities, labels: Labels) -> float:
-    """Mean of -log(probability of the true label), in nats."""
-    return float(-np.log(np.clip(probabilities[np.arange(len(labels)), labels], 1e-12, 1.0)).mean())
+def negative_log_likelihood(probabilities: Probabilities, labels: Labels, weights: Weights | None = None) -> float:
+    """Mean (by weight) of -log(probability of the true label), in nats."""
+    likelihood = np.clip(probabilities[np.arange(len(labels)), labels], 1e-12, 1.0)
+    return float(np.average(-np.log(likelihood), weights=weights))
 
 
 def calibration_error(probabilities: Probabilities, labels: Labels, bins: int = 10) -> float:
@@ -83,8 +88,11 @@ def calibration_error(probabilities: Probabilities, labels: Labels, bins: int = 
     sure = probabilities.max(1)
     right = probabilities.argmax(1) == labels
     place = np.minimum((sure * bins).astype(int), bins - 1)
-    gaps = [abs(right[place == b].mean() - sure[place == b].mean()) * (place == b).mean()
-            for b in range(bins) if (place == b).any()]
+    gaps = [
+        abs(right[place == b].mean() - sure[place == b].mean()) * (place == b).mean()
+        for b in range(bins)
+        if (place == b).any()
+    ]
     return float(sum(gaps))
 
 
@@ -96,10 +104,13 @@ def risk_coverage(probabilities: Probabilities, labels: Labels) -> list[tuple[fl
     return [(float(n / len(labels)), float(w / n)) for n, w in zip(count, wrong, strict=True)]
 
 
-def dare(probabilities: Probabilities, labels: Labels, thresholds: Sequence[float]) -> Dared:
+def dare(
+    probabilities: Probabilities, labels: Labels, thresholds: Sequence[float], weights: Weights | None = None
+) -> Dared:
     """What happens when a track is tagged only if its most probable label reaches that label's threshold."""
+    weight = np.ones(len(labels)) if weights is None else weights
     guessed = probabilities.argmax(1)
     daring = probabilities.max(1) >= np.asarray(thresholds)[guessed]
-    count = int(daring.sum())
-    right = int((daring & (guessed == labels)).sum())
-    return Dared(count / len(labels) if len(labels) else 0.0, right / count if count else 0.0, count, len(labels))
+    total, dared = float(weight.sum()), float(weight[daring].sum())
+    right = float(weight[daring & (guessed == labels)].sum())
+    return Dared(dared / total if total else 0.0, right / dared if dared else 0.0, int(daring.sum()), len(labels))

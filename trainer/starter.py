@@ -21,8 +21,8 @@ import torch
 from daemon.core.decide import softmax
 from daemon.core.errors import ConfigError
 from trainer.backbones.compact import Committee, Compact
-from trainer.backbones.mobilenet import load_mobilenet
-from trainer.calibrate import choose_threshold, fit_temperature
+from trainer.backbones.mobilenet import MobileNet, load_mobilenet
+from trainer.calibrate import artist_weights, choose_threshold, fit_temperature
 from trainer.clips import Clips, open_clips, prepare_clips, serve, write_recipes
 from trainer.dataset import Track, read_manifest
 from trainer.evaluate import Array, Served, fit_on, out_of_fold
@@ -35,8 +35,8 @@ from trainer.train import Plan, train
 Say = Callable[[str], None]
 
 # The window that is served is as long as the crop that is trained.
-WINDOW_S = 6.0
-SEGMENTS = 5
+WINDOW_S = 4.0
+SEGMENTS = 7
 
 # Stands for "held out nothing": the students that ship.
 ALL = -1
@@ -54,8 +54,8 @@ class Setting:
     id: str = "starter-1"
     speeds: int = 2
     mixes: int = 6
-    committee: int = 2
-    precision: float = 0.93
+    committee: int = 1
+    precision: float = 0.92
     workers: int = 1
     seed: int = 0
     plan: Plan = field(default_factory=Plan)
@@ -93,12 +93,22 @@ def make_starter(setting: Setting, say: Say) -> Findings:
     final = committees.pop(ALL)
     genres = len(setting.genres)
     logits = out_of_fold(committees, served, clips, labels, folds, genres)
-    findings = _judge(setting, logits, tracks, labels, _probe(clips, labels, folds, genres))
+    findings = _judge(setting, logits, tracks, labels, _probe(teacher, clips, labels, folds, genres))
     head, _ = fit_on(final, served, clips, labels, genres, [True] * len(tracks))
     thresholds = dict.fromkeys(setting.genres, findings.threshold)
     told = description(findings)
-    contents = Contents(setting.id, final, head, setting.genres, WINDOW_S, SEGMENTS, findings.temperature,
-                        thresholds, told, card(findings))
+    contents = Contents(
+        setting.id,
+        final,
+        head,
+        setting.genres,
+        WINDOW_S,
+        SEGMENTS,
+        findings.temperature,
+        thresholds,
+        told,
+        card(findings),
+    )
     export(contents, setting.out)
     return findings
 
@@ -155,7 +165,13 @@ def run_job(setting: Setting, folder: Path, job: Job, labels: list[int], folds: 
             click.echo(f"student {job.seed}, {name}: step {step} of {of}, loss {loss:.3f}", err=True)
 
     student = train(
-        clips, labels, len(setting.genres), [fold != job.fold for fold in folds], teacher, setting.plan, job.seed,
+        clips,
+        labels,
+        len(setting.genres),
+        [fold != job.fold for fold in folds],
+        teacher,
+        setting.plan,
+        job.seed,
         report,
     )
     job.checkpoint.parent.mkdir(parents=True, exist_ok=True)
@@ -173,17 +189,20 @@ def _committee(setting: Setting, jobs: Sequence[Job]) -> Committee:
     return Committee(students).eval()
 
 
-def _probe(clips: Clips, labels: Sequence[int], folds: Sequence[int], genres: int) -> Array | None:
-    """Out-of-fold logits of a head on the teacher's own embeddings: what the student is measured against."""
-    if not clips.steps.shape[2]:
+def _probe(
+    teacher: MobileNet | None, clips: Clips, labels: Sequence[int], folds: Sequence[int], genres: int
+) -> Array | None:
+    """Out-of-fold logits of a head on the teacher's own hidden layer: what the student is measured against."""
+    if teacher is None:
         return None
-    embeddings = clips.steps[: len(labels)].astype(np.float32).mean(1)
+    with torch.inference_mode():
+        hidden = teacher.hide(torch.from_numpy(clips.steps[: len(labels)].astype(np.float32)).mean(1)).numpy()
     fold, known = np.asarray(folds), np.asarray(labels)
     logits = np.zeros((len(labels), genres), np.float32)
     for held_out in sorted(set(folds)):
         seen = (fold != held_out) & (known >= 0)
-        head = fit_head(embeddings[seen], known[seen].tolist(), genres, [1.0] * int(seen.sum()))
-        logits[fold == held_out] = head.logits(embeddings[fold == held_out])
+        head = fit_head(hidden[seen], known[seen].tolist(), genres, [1.0] * int(seen.sum()))
+        logits[fold == held_out] = head.logits(hidden[fold == held_out])
     return logits
 
 
@@ -192,16 +211,28 @@ def _judge(
 ) -> Findings:
     truth = np.asarray(labels)
     known = truth >= 0
-    temperature = fit_temperature(logits[known], truth[known])
+    weights = artist_weights([track.artist for track in tracks])
+    temperature = fit_temperature(logits[known], truth[known], weights[known])
     probabilities = softmax(logits, temperature)
-    threshold = choose_threshold(probabilities[known], truth[known], setting.precision)
+    threshold = choose_threshold(probabilities[known], truth[known], setting.precision, weights[known])
     return Findings(
-        genres=setting.genres, tracks=tuple(tracks), labels=truth, probabilities=probabilities,
-        temperature=temperature, threshold=threshold, target_precision=setting.precision,
-        probe=None if probe is None else softmax(probe, 1.0), plan=setting.plan, committee=setting.committee,
-        seed=setting.seed, rows=len(tracks) * (1 + setting.speeds + setting.mixes),
+        genres=setting.genres,
+        tracks=tuple(tracks),
+        labels=truth,
+        probabilities=probabilities,
+        weights=weights,
+        temperature=temperature,
+        threshold=threshold,
+        target_precision=setting.precision,
+        probe=None if probe is None else softmax(probe, 1.0),
+        plan=setting.plan,
+        committee=setting.committee,
+        seed=setting.seed,
+        rows=len(tracks) * (1 + setting.speeds + setting.mixes),
         teacher=None if setting.teacher is None else setting.teacher.name,
-        window_s=WINDOW_S, segments=SEGMENTS, sample_rate_hz=COMPACT_MEL.sample_rate_hz,
+        window_s=WINDOW_S,
+        segments=SEGMENTS,
+        sample_rate_hz=COMPACT_MEL.sample_rate_hz,
     )
 
 

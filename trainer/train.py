@@ -1,8 +1,8 @@
 """The training loop of the starter's student, readable from top to bottom. Must never see a validation track.
 
-The student learns from three teachers at once: the genre labels, the hidden layer of an AudioSet network, which
-it also follows step by step of 0.32 s (Romero et al., "FitNets", ICLR 2015), and that network's AudioSet outputs (Hinton et al., "Distilling the Knowledge in a Neural
-Network", 2015). What is kept is the moving
+The student learns from three teachers at once: the genre labels, the hidden layer of an AudioSet network, which it also
+follows step by step of 0.32 s (Romero et al., "FitNets", ICLR 2015), and that network's AudioSet outputs (Hinton et
+al., "Distilling the Knowledge in a Neural Network", 2015). What is kept is the moving
 average of its weights (Tarvainen & Valpola, NeurIPS 2017).
 """
 
@@ -24,6 +24,7 @@ from trainer.augment import augment
 from trainer.backbones.compact import Compact
 from trainer.backbones.mobilenet import MobileNet
 from trainer.clips import Clips
+from trainer.muon import Muon
 
 Report = Callable[[int, int, float], None]
 
@@ -35,15 +36,15 @@ STRETCH = 16
 class Plan:
     """How long and how hard to train. The defaults are what the shipped starter was trained with."""
 
-    steps: int = 2000
-    batch: int = 64
-    crop_frames: int = 299
+    steps: int = 4000
+    batch: int = 32
+    crop_frames: int = 199
     peak_rate: float = 3e-3
     weight_decay: float = 0.05
-    clean_share: float = 0.35
-    width: int = 48
+    clean_share: float = 0.4
+    width: int = 32
     embedding_dim: int = 512
-    label_weight: float = 1.0
+    label_weight: float = 0.5
     hidden_weight: float = 1.0
     tag_weight: float = 1.0
     step_weight: float = 1.0
@@ -78,8 +79,9 @@ class Learner(nn.Module):
         """What the student makes of log-mel [batch, bands, frames]."""
         columns = self.student.columns(log_mel)
         embedding = self.student.pool(columns)
-        return Guesses(self.genre(embedding), self.copy(embedding), self.tags(embedding),
-                       self.steps(columns.transpose(1, 2)))
+        return Guesses(
+            self.genre(embedding), self.copy(embedding), self.tags(embedding), self.steps(columns.transpose(1, 2))
+        )
 
 
 def label_targets(clips: Clips, labels: Sequence[int], genres: int) -> NDArray[np.float32]:
@@ -97,34 +99,49 @@ def label_targets(clips: Clips, labels: Sequence[int], genres: int) -> NDArray[n
 
 
 def train(
-    clips: Clips, labels: Sequence[int], genres: int, may_see: Sequence[bool], teacher: MobileNet | None, plan: Plan,
-    seed: int, report: Report,
+    clips: Clips,
+    labels: Sequence[int],
+    genres: int,
+    may_see: Sequence[bool],
+    teacher: MobileNet | None,
+    plan: Plan,
+    seed: int,
+    report: Report,
 ) -> Compact:
     """A student trained on the rows made from tracks that it `may_see` (one flag per track), in evaluation mode.
 
-    `labels` holds a genre index per track, -1 for none. `report(step, of, loss)` is called every 50 steps.
+    `labels` holds a genre index per track, -1 for none. `report(step, of, loss)` is called every 50 steps with
+    the loss of the last fifty or so.
     """
     torch.manual_seed(seed)
     chance = torch.Generator().manual_seed(seed)
     feed = _Feed(clips, labels, genres, may_see, teacher, plan, chance)
     learner = Learner(plan, genres, teacher).train().to(memory_format=torch.channels_last)
     average = copy.deepcopy(learner.student)
-    optimiser = torch.optim.AdamW(_groups(learner, plan.weight_decay), lr=plan.peak_rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, plan.peak_rate, total_steps=plan.steps, pct_start=0.15)
+    optimisers = _optimisers(learner, plan)
+    schedules = [
+        torch.optim.lr_scheduler.OneCycleLR(
+            optimiser, plan.peak_rate, total_steps=plan.steps, pct_start=0.15, cycle_momentum=False
+        )
+        for optimiser in optimisers
+    ]
+    smooth = 0.0
     for step in range(1, plan.steps + 1):
         log_mel, targets = feed.batch()
         # bfloat16 halves the time of a step on CPUs that know it; the pooling and the losses stay in float32.
         with torch.autocast("cpu", torch.bfloat16):
             guesses = learner(augment(log_mel, chance))
         loss = _loss(guesses, targets, plan)
-        optimiser.zero_grad()
+        learner.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(learner.parameters(), 5.0)
-        optimiser.step()
-        schedule.step()
+        for optimiser, schedule in zip(optimisers, schedules, strict=True):
+            optimiser.step()
+            schedule.step()
+        smooth += (float(loss.detach()) - smooth) * max(0.02, 1.0 / step)
         _follow(average, learner.student, min(plan.average, step / (step + 10.0)))
         if step % 50 == 0 or step == plan.steps:
-            report(step, plan.steps, float(loss.detach()))
+            report(step, plan.steps, smooth)
     return average.eval()
 
 
@@ -132,14 +149,24 @@ class _Feed:
     """Draws batches of crops with their targets from the rows that may be seen."""
 
     def __init__(
-        self, clips: Clips, labels: Sequence[int], genres: int, may_see: Sequence[bool], teacher: MobileNet | None,
-        plan: Plan, chance: Generator,
+        self,
+        clips: Clips,
+        labels: Sequence[int],
+        genres: int,
+        may_see: Sequence[bool],
+        teacher: MobileNet | None,
+        plan: Plan,
+        chance: Generator,
     ) -> None:
         self.clips, self.teacher, self.plan, self.chance = clips, teacher, plan, chance
         self.targets = torch.from_numpy(label_targets(clips, labels, genres))
         seen = [may_see[recipe.first] for recipe in clips.recipes]
-        clean = torch.tensor([fine and recipe.second < 0 and recipe.speed == (1, 1)
-                              for fine, recipe in zip(seen, clips.recipes, strict=True)])
+        clean = torch.tensor(
+            [
+                fine and recipe.second < 0 and recipe.speed == (1, 1)
+                for fine, recipe in zip(seen, clips.recipes, strict=True)
+            ]
+        )
         rarity = _rarity([labels[recipe.first] for recipe in clips.recipes], seen)
         self.clean = rarity * clean
         self.varied = rarity * (torch.tensor(seen) & ~clean)
@@ -161,10 +188,12 @@ class _Feed:
         """log-mel [batch, bands, crop_frames] and what should be said of those very crops."""
         plan = self.plan
         clean = round(plan.batch * plan.clean_share)
-        rows = torch.cat([
-            torch.multinomial(self.clean, clean, replacement=True, generator=self.chance),
-            torch.multinomial(self.varied, plan.batch - clean, replacement=True, generator=self.chance),
-        ]).tolist()
+        rows = torch.cat(
+            [
+                torch.multinomial(self.clean, clean, replacement=True, generator=self.chance),
+                torch.multinomial(self.varied, plan.batch - clean, replacement=True, generator=self.chance),
+            ]
+        ).tolist()
         frames = self.clips.log_mel.shape[1]
         starts = torch.randint(frames - plan.crop_frames + 1, (plan.batch,), generator=self.chance).tolist()
         crops = [self.clips.log_mel[row, at : at + plan.crop_frames] for row, at in zip(rows, starts, strict=True)]
@@ -181,7 +210,8 @@ class _Feed:
         """For each of the student's stretches of 16 frames, the teacher's step that hears its middle."""
         middles = start + np.arange(0, self.plan.crop_frames, STRETCH) + STRETCH / 2
         steps = self.clips.steps.shape[1]
-        return np.minimum(middles / self.clips.log_mel.shape[1] * steps, steps - 1).astype(np.intp)
+        places = middles / self.clips.log_mel.shape[1] * steps
+        return np.asarray(np.minimum(places, steps - 1), np.intp)
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,11 +252,16 @@ def _loss(guesses: Guesses, targets: Guesses, plan: Plan) -> Tensor:
     return loss
 
 
-def _groups(learner: nn.Module, decay: float) -> list[dict[str, object]]:
-    """Weight decay for matrices and kernels, none for biases and normalisations."""
-    heavy = [weight for weight in learner.parameters() if weight.ndim > 1]
-    light = [weight for weight in learner.parameters() if weight.ndim <= 1]
-    return [{"params": heavy, "weight_decay": decay}, {"params": light, "weight_decay": 0.0}]
+def _optimisers(learner: Learner, plan: Plan) -> list[torch.optim.Optimizer]:
+    """Muon for the student's convolutions, AdamW for the rest; no decay for biases and normalisations."""
+    heavy = [weight for weight in learner.student.parameters() if weight.ndim > 2]
+    inside = {id(weight) for weight in heavy}
+    rest = [weight for weight in learner.parameters() if id(weight) not in inside]
+    light = [
+        {"params": [weight for weight in rest if weight.ndim > 1], "weight_decay": plan.weight_decay},
+        {"params": [weight for weight in rest if weight.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return [Muon(heavy, plan.peak_rate, plan.weight_decay), torch.optim.AdamW(light, lr=plan.peak_rate)]
 
 
 @torch.no_grad()
@@ -236,4 +271,3 @@ def _follow(average: nn.Module, student: nn.Module, keep: float) -> None:
             mine.lerp_(theirs, 1.0 - keep)
         else:
             mine.copy_(theirs)
-

@@ -54,7 +54,8 @@ class Compact(nn.Module):
     def columns(self, log_mel: Tensor) -> Tensor:
         """log-mel [batch, bands, frames] → what is heard in each stretch of 16 frames, [batch, wide, stretches]."""
         image = (log_mel - LOG_MEL_MEAN) / LOG_MEL_STD
-        return self.column(self.trunk(image[:, None]))[:, :, 0].float()
+        columns: Tensor = self.column(self.trunk(image[:, None]))[:, :, 0].float()
+        return columns
 
     def pool(self, columns: Tensor) -> Tensor:
         """The embedding [batch, embedding_dim] of stretches [batch, wide, stretches]."""
@@ -95,9 +96,7 @@ class _Residual(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.first = _convolve(channels, channels, 3, 1)
-        self.second = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels)
-        )
+        self.second = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels))
 
     def forward(self, image: Tensor) -> Tensor:
         return functional.relu(image + self.second(self.first(image)))
