@@ -437,14 +437,6 @@ class TestLeftovers:
         assert all(path.exists() for path in kept)
         assert not any(path.exists() for path in left)
 
-    def test_one_copy_can_be_removed_by_name(self, tmp_path: Path) -> None:
-        left = self.leftover(tmp_path)
-        files.remove_temporary(left)
-        files.remove_temporary(left)
-        assert not left.exists()
-        with pytest.raises(ValueError, match="no temporary copy"):
-            files.remove_temporary(tmp_path / "song.mp3")
-
     def test_a_killed_process_leaves_the_old_file_or_the_new_one(self, track: Path) -> None:
         program = (
             "import sys; from pathlib import Path; from daemon.effects import files\n"

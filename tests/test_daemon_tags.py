@@ -72,7 +72,7 @@ def write_and_check(path: Path, genres: Sequence[str], separator: str = "/") -> 
     after = tags.read(path, id3_v23_separator=separator)
     assert after.genres == tuple(genres)
     assert before.changed_beside(after) == ()
-    assert after.others_digest == before.others_digest
+    assert sorted(after.others) == sorted(before.others)
     assert (after.artist, after.title, after.album) == (before.artist, before.title, before.album)
     assert audio_id(path) == sound
     return after
@@ -135,14 +135,13 @@ class TestEveryContainer:
         tag(path, title="Another")
         changed = before.changed_beside(tags.read(path))
         assert len(changed) >= 1
-        assert before.others_digest != tags.read(path).others_digest
+        assert before.others != tags.read(path).others
 
     @every_container
     def test_the_suffix_does_not_decide(self, track: Callable[[str], Path], suffix: str) -> None:
         path = track(suffix)
         lying = path.rename(path.with_suffix(".mp3" if suffix != ".mp3" else ".flac"))
         assert tags.container_of(lying) == NAMES[suffix]
-        assert tags.can_write(lying)
 
     @every_container
     def test_every_suffix_is_watched(self, suffix: str) -> None:
@@ -184,7 +183,6 @@ class TestNotMusic:
         for path in (tmp_path / "gone.mp3", tmp_path):
             with pytest.raises(BadFile):
                 tags.read(path)
-            assert not tags.can_write(path)
 
     @every_container
     def test_a_file_cut_anywhere_is_read_or_refused(

@@ -4,7 +4,7 @@
 crash leaves behind.
 """
 
-from daemon.effects.files.leftover import is_temporary, remove_temporary, sweep, temporary_name
+from daemon.effects.files.leftover import is_temporary, sweep, temporary_name
 from daemon.effects.files.patch import apply_patch, make_patch
 from daemon.effects.files.replace import (
     Edit,
@@ -30,7 +30,6 @@ __all__ = [
     "discard",
     "is_temporary",
     "make_patch",
-    "remove_temporary",
     "sha256_of",
     "stage",
     "stage_restore",

@@ -8,8 +8,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from daemon.core.errors import from_os_error
-
 _MARK = ".reclass-tmp"
 _NAME = re.compile(r"\..*\.[0-9a-z]+\.reclass-tmp(\.[^./]{1,16})?", re.DOTALL)
 # What ext4, XFS, Btrfs and NTFS allow, in bytes.
@@ -29,21 +27,6 @@ def temporary_name(name: str, token: str) -> str:
 def is_temporary(path: str | os.PathLike[str]) -> bool:
     """Whether `path` has the name of a copy that `stage` makes: never music, whatever its suffix."""
     return _NAME.fullmatch(os.path.basename(os.fspath(path))) is not None
-
-
-def remove_temporary(path: Path) -> None:
-    """Remove the leftover copy at `path`; nothing happens where it is gone already.
-
-    Raises:
-        ValueError: `path` does not have the name of a temporary copy.
-        BadFile, TryLater: it cannot be removed.
-    """
-    if not is_temporary(path):
-        raise ValueError(f"{path} is no temporary copy")
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        raise from_os_error(path, error) from error
 
 
 def sweep(folder: Path, *, older_than_s: float = 3600.0, now_s: Callable[[], float] = time.time) -> tuple[Path, ...]:

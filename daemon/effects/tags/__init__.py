@@ -20,7 +20,7 @@ from daemon.effects.tags.foreign import translated
 from daemon.effects.tags.known import name_of
 from daemon.effects.tags.value import Format, Id3Version, Others, Tags, WriteOptions
 
-__all__ = ["AUDIO_SUFFIXES", "Id3Version", "Others", "Tags", "can_write", "container_of", "read", "write_genres"]
+__all__ = ["AUDIO_SUFFIXES", "Id3Version", "Others", "Tags", "container_of", "read", "write_genres"]
 
 # In the order in which they are tried: MPEG audio has no magic bytes and comes last.
 _FORMATS: Final[tuple[Format, ...]] = (flac.FORMAT, ogg.OPUS, ogg.VORBIS, mp4.FORMAT, riff.FORMAT, mp3.FORMAT)
@@ -44,19 +44,6 @@ def container_of(path: str | os.PathLike[str]) -> str:
     """
     with translated(path), open(path, "rb") as file:
         return _format_of(path, file).name
-
-
-def can_write(path: str | os.PathLike[str]) -> bool:
-    """Whether the content of `path` is a container that this program can tag.
-
-    Raises:
-        TryLater: the disk failed while reading.
-    """
-    try:
-        container_of(path)
-    except BadFile:
-        return False
-    return True
 
 
 def read(path: str | os.PathLike[str], *, id3_v23_separator: str = "/") -> Tags:

@@ -35,12 +35,6 @@ class Tags:
     album: str | None
     others: Others
 
-    @property
-    def others_digest(self) -> str:
-        """SHA-256 (hex) of `others`: equal exactly where `others` is equal."""
-        lines = (f"{name}\0{digest}\n" for name, digest in self.others)
-        return hashlib.sha256("".join(lines).encode()).hexdigest()
-
     def changed_beside(self, after: Tags) -> tuple[str, ...]:
         """The names in `others` that differ between this value and `after`, sorted; empty where only genre differs."""
         before, now = Counter(self.others), Counter(after.others)
