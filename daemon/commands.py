@@ -29,6 +29,8 @@ from daemon.workshop import Workshop
 log = structlog.get_logger()
 
 
+_TIMES = ("%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S")
+
 music_paths = click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PATH…")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 
@@ -146,7 +148,7 @@ def history(workshop: Workshop, file: Path, as_json: bool) -> int:
 @program.command()
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--change", "numbers", type=int, multiple=True, help="Undo this change, by its number.")
-@click.option("--since", type=click.DateTime(), help="Undo every change since this local time.")
+@click.option("--since", type=click.DateTime(_TIMES), help="Undo every change since this local time.")
 @click.pass_obj
 def undo(workshop: Workshop, files: tuple[Path, ...], numbers: tuple[int, ...], since: datetime | None) -> int:
     """Give FILES back the very bytes that they had before the last change. An undo can be undone.

@@ -120,7 +120,7 @@ def test_undo_since_takes_back_everything_after_a_time_and_refusals_are_said(com
     touched = mutagen.File(tracks[1])
     touched["title"] = "mine"
     touched.save()
-    result = command("undo", "--since", "2020-01-01")
+    result = command("undo", "--since", "2020-01-01 20:00")
     assert result.code == 1
     assert "refused" in result.err and "changed since" in result.err
     assert [track.read_bytes() == bytes_ for track, bytes_ in zip(tracks, before, strict=True)] == [True, False, True]
