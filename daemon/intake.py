@@ -6,6 +6,7 @@ Owns the settle tracker. It opens no file and decides nothing about a track. `to
 
 from __future__ import annotations
 
+import contextlib
 import queue as thread_queue
 import time
 from collections.abc import Callable, Sequence
@@ -68,19 +69,18 @@ class Intake:
         """Wait for a touch or a due file, at most `longest_s`; returns how many files went into the queue."""
         due = self._tracker.next_due_s()
         wait_s = longest_s if due is None else min(longest_s, max(0.02, due - time.monotonic()))
-        try:
-            path = self._touched.get(timeout=wait_s)
+        with contextlib.suppress(thread_queue.Empty):
+            self._track(self._touched.get(timeout=wait_s))
             for _ in range(_BURST):
-                if path is not None:
-                    self._track(path)
-                path = self._touched.get_nowait()
-        except thread_queue.Empty:
-            pass
+                self._track(self._touched.get_nowait())
         settled = [pair for path in self._tracker.due(time.monotonic())[:_BATCH] if (pair := self._settle(path))]
-        self._queue.put_all(settled)
+        if settled:
+            self._queue.put_all(settled)
         return len(settled)
 
-    def _track(self, path: Path) -> None:
+    def _track(self, path: Path | None) -> None:
+        if path is None:
+            return
         root = self.root_of(path)
         if root is None or not ignore.wanted(path, root.path, tags.AUDIO_SUFFIXES, root.ignore):
             return
