@@ -61,7 +61,7 @@ class Workshop:
     @property
     def models_directory(self) -> Path:
         """Where bundles live."""
-        return config.models_directory(self.config, self.state_directory)
+        return self._models_of(self.config)
 
     def _models_of(self, settings: Config) -> Path:
         return config.models_directory(settings, self.state_directory)

@@ -54,7 +54,6 @@ class Pipeline:
     ) -> None:
         """Decide with `ensemble` in the taxonomy of `config`, and record in `ledger`."""
         self._config = config
-        self._ensemble = ensemble
         self._ledger = ledger
         self._clock = clock
         self._taxonomy = config.build_taxonomy()

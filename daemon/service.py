@@ -27,7 +27,7 @@ from daemon.core import config as configuration
 from daemon.core.config import Config, Root
 from daemon.core.errors import BadFile, BundleError, ConfigError, LedgerDamaged, LedgerError, TryLater
 from daemon.core.ledger import Ledger
-from daemon.core.records import Ending, Parked
+from daemon.core.records import Ending
 from daemon.effects import scan, watch
 from daemon.effects.notify import Notifier
 from daemon.effects.queue import Job, Queue
@@ -327,7 +327,7 @@ class Service:
     def _handle(self, job: Job) -> None:
         root = self._intake.root_of(job.path)
         if root is None or scan.state_of(job.path) not in (job.state, None):
-            # Changed while it waited: it must settle again. (One that is gone goes on, to be told and forgotten.)
+            # Changed while it waited: it must settle again. (One that is gone goes on, to be told.)
             self._queue.done(job)
             self._intake.touch(job.path)
             return
@@ -356,8 +356,6 @@ class Service:
         self._queue.done(job)
         self._endings[type(ending).__name__.lower()] += 1
         self._last_track_at = time.time()
-        if isinstance(ending, Parked):
-            log.debug("left_until_changed", path=job.path)
 
     def _rescan(self) -> None:
         while not self._stop.is_set():
