@@ -14,7 +14,7 @@ from typing import Any
 import av
 import mutagen
 import numpy as np
-from mutagen import flac, id3, mp4, wave
+from mutagen import flac, id3, mp4
 from numpy.typing import NDArray
 
 SAMPLE_RATE_HZ = 44_100
@@ -29,7 +29,22 @@ _CODECS = {
     ".opus": ("ogg", "libopus", 48_000),
     ".m4a": ("ipod", "aac", SAMPLE_RATE_HZ),
     ".wav": ("wav", "pcm_s16le", SAMPLE_RATE_HZ),
+    ".tta": ("tta", "tta", SAMPLE_RATE_HZ),
+    ".wv": ("wv", "wavpack", SAMPLE_RATE_HZ),
+    ".aiff": ("aiff", "pcm_s16be", SAMPLE_RATE_HZ),
+    ".wma": ("asf", "wmav2", SAMPLE_RATE_HZ),
+    ".oggflac": ("ogg", "flac", SAMPLE_RATE_HZ),
+    ".aac": ("adts", "aac", SAMPLE_RATE_HZ),
+    ".ac3": ("ac3", "ac3", SAMPLE_RATE_HZ),
+    ".eac3": ("eac3", "eac3", SAMPLE_RATE_HZ),
+    ".au": ("au", "pcm_s16be", SAMPLE_RATE_HZ),
+    ".caf": ("caf", "pcm_s16be", SAMPLE_RATE_HZ),
+    ".w64": ("w64", "pcm_s16le", SAMPLE_RATE_HZ),
+    ".mka": ("matroska", "libopus", 48_000),
 }
+
+# The other containers with an ID3v2 tag.
+_MORE_ID3 = (".aiff", ".dsf", ".dff", ".tta")
 
 # The smallest valid PNG: one grey pixel.
 PICTURE = bytes.fromhex(
@@ -59,6 +74,8 @@ def encode(path: Path, sound: NDArray[np.float32], sample_rate_hz: int = SAMPLE_
     with av.open(str(path), "w", format=container_format, options=options) as output:
         stream: Any = output.add_stream(codec, rate=rate_hz, options={"flags": "+bitexact", "strict": "experimental"})
         stream.layout = "stereo"
+        if codec == "wmav2":
+            stream.bit_rate = 128_000
         resampler = av.AudioResampler(format=stream.format.name, layout="stereo", rate=rate_hz)
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(sound), format="fltp", layout="stereo")
         frame.sample_rate = sample_rate_hz
@@ -83,7 +100,7 @@ def tag(
 ) -> None:
     """Give `path` a full set of tags, with a picture and values that only some programs know; old ID3 tags go."""
     suffix = path.suffix.lower()
-    if suffix in (".mp3", ".wav"):
+    if suffix in (".mp3", ".wav", *_MORE_ID3):
         _tag_id3(path, genres, artist, title, album)
     elif suffix == ".m4a":
         _tag_mp4(path, genres, artist, title, album)
@@ -106,8 +123,8 @@ def _tag_id3(path: Path, genres: Sequence[str], artist: str, title: str, album: 
     ]
     if genres:
         frames.append(id3.TCON(encoding=3, text=list(genres)))
-    if path.suffix.lower() == ".wav":
-        holder: Any = wave.WAVE(path)
+    if path.suffix.lower() in (".wav", *_MORE_ID3):
+        holder: Any = mutagen.File(path)
         if holder.tags is None:
             holder.add_tags()
         tags = holder.tags

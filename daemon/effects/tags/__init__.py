@@ -15,28 +15,41 @@ from collections.abc import Sequence
 from typing import BinaryIO, Final
 
 from daemon.core.errors import BadFile
-from daemon.effects.tags import flac, mp3, mp4, ogg, riff
+from daemon.effects.tags import aiff, apefiles, asf, dff, dsf, flac, mp3, mp4, ogg, riff, tta, untaggable
 from daemon.effects.tags.foreign import translated
 from daemon.effects.tags.known import name_of
 from daemon.effects.tags.value import Format, Id3Version, Others, Tags, WriteOptions
 
 __all__ = ["AUDIO_SUFFIXES", "Id3Version", "Others", "Tags", "container_of", "read", "write_genres"]
 
-# In the order in which they are tried: MPEG audio has no magic bytes and comes last.
-_FORMATS: Final[tuple[Format, ...]] = (flac.FORMAT, ogg.OPUS, ogg.VORBIS, mp4.FORMAT, riff.FORMAT, mp3.FORMAT)
+# In the order in which they are tried: old WavPack begins like a WAVE file, MPEG audio has no magic bytes.
+_FORMATS: Final[tuple[Format, ...]] = (
+    *apefiles.FORMATS,
+    tta.FORMAT,
+    flac.FORMAT,
+    ogg.OPUS,
+    ogg.VORBIS,
+    ogg.SPEEX,
+    ogg.FLAC,
+    mp4.FORMAT,
+    riff.FORMAT,
+    aiff.FORMAT,
+    asf.FORMAT,
+    dsf.FORMAT,
+    dff.FORMAT,
+    *untaggable.FORMATS,
+    mp3.FORMAT,
+)
 
 # Not written yet; the watcher still looks at them, so that the owner is told why such a file has no genre.
-_LATER = frozenset(
-    {".aac", ".ac3", ".aif", ".aifc", ".aiff", ".ape", ".dff", ".dsf", ".mka", ".mpc", ".mp+", ".ofr", ".ofs"}
-    | {".oggflac", ".rf64", ".shn", ".spx", ".tak", ".tta", ".w64", ".wma", ".wv"}
-)
+_LATER = frozenset({".shn"})
 
 AUDIO_SUFFIXES: Final[frozenset[str]] = _LATER.union(*(known.suffixes for known in _FORMATS))
 """Lower-case suffixes of files that may be music."""
 
 
 def container_of(path: str | os.PathLike[str]) -> str:
-    """The container of the file at `path`, by its content alone: "mp3", "flac", "ogg", "opus", "m4a" or "wav".
+    """The container of the file at `path`, by its content alone, such as "mp3", "flac", "opus", "m4a" or "wv".
 
     Raises:
         BadFile: nothing that this program can tag, missing or unreadable; the reason says what it seems to be.

@@ -1,4 +1,7 @@
-"""MP4 audio (m4a, m4b): genres in the iTunes item list. Owns the genre items, nothing else.
+"""MP4 audio (m4a, m4b, 3gp): genres in the iTunes item list. Owns the genre items, nothing else.
+
+A file with a moving picture is refused, to be read as well as to be written: people's films are none of our business.
+A track of still pictures that go with chapters, as audio books and podcasts have, is no film.
 
 The list is written back item by item as stored, by mutagen, which also moves the chunk offsets along when the list
 grows. mutagen's own reading of the items would change some: it drops cover names and locales, and makes numbers as
@@ -23,6 +26,7 @@ _GENRE, _GENRE_NUMBER = b"\xa9gen", b"gnre"
 _FIELDS = {"artist": b"\xa9ART", "title": b"\xa9nam", "album": b"\xa9alb"}
 _CONTAINERS = {b"moov", b"udta", b"trak", b"mdia", b"minf", b"stbl", b"moof", b"traf", b"mfra"}
 _LIST = (b"moov", b"udta", b"meta", b"ilst")
+_TRACK = (b"moov", b"trak")
 _UTF8 = 1
 # A moov box larger than this is no file that we would want in memory.
 _MAX_LEAF = 1 << 28
@@ -74,7 +78,38 @@ def _all_boxes(file: BinaryIO) -> list[_Box]:
     boxes = list(_boxes(file, 0, file.seek(0, os.SEEK_END)))
     if not any(box.path == (b"moov",) for box in boxes):
         raise Unusable("it is an MP4 file without an index (no moov box)")
+    if _is_film(file, boxes):
+        raise Unusable("it holds a film, which this program leaves alone")
     return boxes
+
+
+def _is_film(file: BinaryIO, boxes: list[_Box]) -> bool:
+    """Whether there is a video track that no other track names as its chapters (QuickTime's track reference "chap")."""
+    films: set[int] = set()
+    chapters: set[int] = set()
+    number = 0
+    for box in boxes:
+        if box.path == (*_TRACK, b"tkhd"):
+            number = _track_number(_content(file, box))
+        elif box.path == (*_TRACK, b"mdia", b"hdlr") and _content(file, box)[8:12] == b"vide":
+            films.add(number)
+        elif box.path == (*_TRACK, b"tref"):
+            chapters |= _chapter_tracks(_content(file, box))
+    return bool(films - chapters)
+
+
+def _track_number(header: bytes) -> int:
+    """The number of a track, behind two times of 4 bytes each, or of 8 in version 1 of the box."""
+    at = 20 if header[:1] == b"\x01" else 12
+    return int.from_bytes(header[at : at + 4], "big")
+
+
+def _chapter_tracks(references: bytes) -> set[int]:
+    at = references.find(b"chap") - 4
+    if at < 0:
+        return set()
+    size = int.from_bytes(references[at : at + 4], "big")
+    return {int.from_bytes(references[n : n + 4], "big") for n in range(at + 8, min(at + size, len(references)), 4)}
 
 
 def _content(file: BinaryIO, box: _Box) -> bytes:
@@ -234,7 +269,7 @@ def _write_genres(file: BinaryIO, genres: tuple[str, ...], options: WriteOptions
 
 FORMAT = Format(
     name="m4a",
-    suffixes=frozenset({".m4a", ".m4b", ".m4p", ".m4r"}),
+    suffixes=frozenset({".m4a", ".m4b", ".m4p", ".m4r", ".mp4", ".3gp", ".3g2"}),
     recognises=_recognises,
     read=_read,
     write_genres=_write_genres,

@@ -1,189 +1,142 @@
 """WAVE: an ID3v2 tag in a chunk of its own, and the genre in a LIST INFO chunk. Owns nothing but these.
 
-Both are always written and say the same. The chunk walk is ours because mutagen's saves of 16 of 1,268 public WAV and
-AIFF files reported success and reread without tags, and two streaming files (RIFF size 0xFFFFFFFF) were altered by a
-save that raised. Where the sizes in the file contradict the file, nothing is written.
+Both are always written and say the same. A recording over 4 GiB is RF64 or BW64 (EBU Tech 3306, ITU-R BS.2088): the
+same chunks, but sizes that do not fit stand in a chunk called ds64, where the one of the whole file is kept right.
 """
 
 from __future__ import annotations
 
-import os
 import struct
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import BinaryIO
 
-from daemon.effects.tags import id3
-from daemon.effects.tags.splice import splice
+from daemon.effects.tags import chunks, id3
+from daemon.effects.tags.chunks import Chunk, Form, Tagged
 from daemon.effects.tags.value import Format, Tags, Unusable, WriteOptions, as_others, fingerprint, joined
 
-_HEADER = struct.Struct("<4sI")
-_MAX_RIFF = 0xFFFF_FFFE
-# A LIST or other small chunk larger than this is no metadata that we would want in memory.
-_MAX_METADATA = 1 << 28
-
-
-@dataclass(frozen=True, slots=True)
-class _Chunk:
-    """One chunk: where its header stands, what it is called, and how long its content is."""
-
-    offset: int
-    name: bytes
-    size: int
-
-    @property
-    def end(self) -> int:
-        """Where its content ends; a padding byte may follow."""
-        return self.offset + _HEADER.size + self.size
+_LARGE = (b"RF64", b"BW64")
+_ITEM = chunks.RIFF.header
+# ds64 comes first and begins with the sizes of the whole file and of the sound, and the number of samples.
+_DS64_OFFSET = 12
+_DS64 = struct.Struct("<4sIQQQI")
+_TABLE_ENTRY = struct.Struct("<4sQ")
 
 
 def _recognises(file: BinaryIO) -> bool:
     file.seek(0)
     start = file.read(12)
-    return start[:4] == b"RIFF" and start[8:12] == b"WAVE"
+    return start[:4] in (b"RIFF", *_LARGE) and start[8:12] == b"WAVE"
+
+
+def _form(file: BinaryIO) -> Form:
+    file.seek(0)
+    large = file.read(4) in _LARGE
+    form = chunks.read_form(file, chunks.RF64, _large_sizes(file)) if large else chunks.read_form(file, chunks.RIFF)
+    if form.first(b"data") is None:
+        raise Unusable("it is a WAVE file without sound")
+    return form
+
+
+def _large_sizes(file: BinaryIO) -> dict[bytes, int]:
+    """The sizes in ds64, by chunk; that of the whole file by the name of the file's outermost one."""
+    file.seek(0)
+    name = file.read(4)
+    file.seek(_DS64_OFFSET)
+    head = file.read(_DS64.size)
+    if len(head) < _DS64.size or not head.startswith(b"ds64"):
+        raise Unusable("it is an RF64 file without its table of sizes")
+    _, room, whole, sound, _, count = _DS64.unpack(head)
+    table = file.read(room + 8 - _DS64.size if room < 1 << 20 else 0)
+    if count * _TABLE_ENTRY.size > len(table):
+        raise Unusable("its RF64 table of sizes is damaged")
+    return {name: whole, b"data": sound} | dict(_TABLE_ENTRY.iter_unpack(table[: count * _TABLE_ENTRY.size]))
 
 
 def _read(file: BinaryIO, separator: str) -> Tags:
-    chunks = list(_chunks(file))
-    if not any(chunk.name == b"data" for chunk in chunks):
-        raise Unusable("it is a WAVE file without sound")
-    tag = _tag(file, chunks)
-    info = _info(file, chunks)
+    form = _form(file)
+    held = chunks.tagged(file, form)
+    info = _info(file, form)
     return Tags(
         container="wav",
-        genres=id3.genres(tag, separator) or _info_genres(info),
-        artist=joined(id3.text(tag, "artist")) or _info_text(info, b"IART"),
-        title=joined(id3.text(tag, "title")) or _info_text(info, b"INAM"),
-        album=joined(id3.text(tag, "album")) or _info_text(info, b"IPRD"),
-        others=as_others(_others(file, chunks, tag)),
+        genres=id3.genres(held.tag, separator) or _info_genres(info),
+        artist=joined(id3.text(held.tag, "artist")) or _info_text(info, b"IART"),
+        title=joined(id3.text(held.tag, "title")) or _info_text(info, b"INAM"),
+        album=joined(id3.text(held.tag, "album")) or _info_text(info, b"IPRD"),
+        others=as_others(_others(file, form, held)),
     )
 
 
-def _others(file: BinaryIO, chunks: list[_Chunk], tag: id3.Tag) -> Iterator[tuple[str, str]]:
-    told = list(id3.others(tag))
-    if told:
-        yield "ID3v2 version", str(tag.version)
-    yield from told
-    for chunk in chunks:
-        name = chunk.name.decode("latin-1")
+def _others(file: BinaryIO, form: Form, held: Tagged) -> Iterator[tuple[str, str]]:
+    yield from chunks.id3_others(file, form, held)
+    for chunk in form.chunks:
+        name = f"RIFF {chunk.name.decode('latin-1')}"
         if chunk.name == b"data":
-            yield "RIFF data size", str(chunk.size)
+            yield f"{name} size", str(chunk.size)
         elif _is_info(file, chunk):
-            items = _items(_content(file, chunk))
+            items = _items(chunks.content(file, chunk))
             yield from ((f"INFO {key.decode('latin-1')}", fingerprint(value)) for key, value in items if key != b"IGNR")
-        elif not _is_id3(chunk):
-            yield f"RIFF {name}", fingerprint(_content(file, chunk))
+        elif chunk.name == b"ds64":
+            # Its first number is the size of the whole file.
+            yield name, fingerprint(chunks.content(file, chunk)[8:])
+        elif chunk != held.chunk:
+            yield name, fingerprint(chunks.content(file, chunk))
 
 
 def _write_genres(file: BinaryIO, genres: tuple[str, ...], options: WriteOptions) -> None:
-    chunks = list(_chunks(file))
-    end = _checked_end(file, chunks)
-    edits: list[tuple[int, int, bytes]] = []
+    form = _form(file)
+    chunks.checked_end(form)
+    edits: list[tuple[Chunk, bytes]] = []
     appended = b""
-    tag = _tag(file, chunks)
-    if tag.size == 0:
-        tag = id3.Tag(options.new_id3)
-    new = id3.render(id3.with_genres(tag, genres, options.id3_v23_separator))
-    held = next((chunk for chunk in chunks if _is_id3(chunk)), None)
-    if held is not None:
-        edits.append((held.offset, _stored(held, end), _chunk_bytes(held.name, new)))
+    held = chunks.tagged(file, form)
+    new = chunks.id3_chunk(form, held, genres, options, b"id3 ")
+    if held.chunk is not None:
+        edits.append((held.chunk, new))
     elif genres:
-        appended += _chunk_bytes(b"id3 ", new)
-    infos = [chunk for chunk in chunks if _is_info(file, chunk)]
+        appended += new
+    infos = [chunk for chunk in form.chunks if _is_info(file, chunk)]
     for chunk in infos[:1]:
-        content = _content(file, chunk)
+        content = chunks.content(file, chunk)
         if _is_whole(content):
-            edits.append((chunk.offset, _stored(chunk, end), _with_ignr(content, genres)))
+            edits.append((chunk, _with_ignr(content, genres)))
         elif b"IGNR" in content:
             raise Unusable("its INFO list names a genre, but is damaged")
     if not infos and genres:
         appended += _with_ignr(b"INFO", genres)
-    if appended:
-        odd = max(chunk.end for chunk in chunks) == end and end % 2
-        edits.append((end, 0, b"\0" * odd + appended))
-    for offset, length, content in sorted(edits, reverse=True):
-        splice(file, offset, length, content)
-        end += len(content) - length
-    if end - 8 > _MAX_RIFF:
-        raise Unusable("it would grow beyond the 4 GiB that a WAVE file can have")
-    file.seek(4)
-    file.write((end - 8).to_bytes(4, "little"))
+    _set_size(file, form, chunks.exchange(file, form, edits, appended))
 
 
-def _chunks(file: BinaryIO) -> Iterator[_Chunk]:
-    size = file.seek(0, os.SEEK_END)
-    file.seek(4)
-    end = min(size, 8 + int.from_bytes(file.read(4), "little"))
-    offset = 12
-    while offset + _HEADER.size <= end:
-        file.seek(offset)
-        name, length = _HEADER.unpack(file.read(_HEADER.size))
-        yield _Chunk(offset, name, length)
-        offset += _HEADER.size + length + length % 2
+def _set_size(file: BinaryIO, form: Form, end: int) -> None:
+    if form.layout is chunks.RF64:
+        file.seek(_DS64_OFFSET + 8)
+        file.write((end - 8).to_bytes(8, "little"))
+        file.seek(4)
+        if int.from_bytes(file.read(4), "little") == chunks.RF64.elsewhere:
+            file.flush()
+            return
+    chunks.set_size(file, form, end)
 
 
-def _checked_end(file: BinaryIO, chunks: list[_Chunk]) -> int:
-    """Where the RIFF ends, if its own sizes and the file agree."""
-    size = file.seek(0, os.SEEK_END)
-    file.seek(4)
-    stated = 8 + int.from_bytes(file.read(4), "little")
-    last = max((chunk.end for chunk in chunks), default=0)
-    if last > size or not last <= stated <= size + 1:
-        raise Unusable("its RIFF sizes contradict the file, as in a stream or a cut recording; it is left as it is")
-    if stated - last > 1:
-        raise Unusable("its RIFF chunks do not fill it; it is left as it is")
-    return min(stated, size)
-
-
-def _stored(chunk: _Chunk, end: int) -> int:
-    return min(chunk.end + chunk.size % 2, end) - chunk.offset
-
-
-def _content(file: BinaryIO, chunk: _Chunk) -> bytes:
-    if chunk.size > _MAX_METADATA:
-        raise Unusable(f"its RIFF chunk {chunk.name!r} is too large to be metadata")
-    file.seek(chunk.offset + _HEADER.size)
-    return file.read(chunk.size)
-
-
-def _is_id3(chunk: _Chunk) -> bool:
-    return chunk.name in (b"id3 ", b"ID3 ")
-
-
-def _is_info(file: BinaryIO, chunk: _Chunk) -> bool:
+def _is_info(file: BinaryIO, chunk: Chunk) -> bool:
     if chunk.name != b"LIST":
         return False
-    file.seek(chunk.offset + _HEADER.size)
+    file.seek(chunk.start)
     return file.read(4) == b"INFO"
 
 
-def _tag(file: BinaryIO, chunks: list[_Chunk]) -> id3.Tag:
-    for chunk in chunks:
-        if _is_id3(chunk):
-            content = _content(file, chunk)
-            if not content.strip(b"\0"):
-                break
-            size = id3.size_of(content[: id3.HEADER_SIZE])
-            if size is None:
-                raise Unusable("its id3 chunk holds no ID3v2 tag")
-            return id3.parse(content[:size])
-    return id3.Tag(4)
-
-
-def _info(file: BinaryIO, chunks: Iterable[_Chunk]) -> dict[bytes, bytes]:
+def _info(file: BinaryIO, form: Form) -> dict[bytes, bytes]:
     found: dict[bytes, bytes] = {}
-    for chunk in chunks:
+    for chunk in form.chunks:
         if _is_info(file, chunk):
-            found |= dict(_items(_content(file, chunk)))
+            found |= dict(_items(chunks.content(file, chunk)))
     return found
 
 
 def _items(content: bytes) -> Iterator[tuple[bytes, bytes]]:
     offset = 4
-    while offset + _HEADER.size <= len(content):
-        name, size = _HEADER.unpack_from(content, offset)
-        yield name, content[offset + _HEADER.size : offset + _HEADER.size + size]
-        offset += _HEADER.size + size + size % 2
+    while offset + _ITEM.size <= len(content):
+        name, size = _ITEM.unpack_from(content, offset)
+        yield name, content[offset + _ITEM.size : offset + _ITEM.size + size]
+        offset += _ITEM.size + size + size % 2
 
 
 def _info_text(info: dict[bytes, bytes], name: bytes) -> str | None:
@@ -202,7 +155,7 @@ def _info_genres(info: dict[bytes, bytes]) -> tuple[str, ...]:
 
 def _is_whole(content: bytes) -> bool:
     """Whether the items fill the list: some programs leave out the padding of odd items, or stop in one."""
-    rebuilt = b"INFO" + b"".join(_chunk_bytes(name, value) for name, value in _items(content))
+    rebuilt = b"INFO" + b"".join(_item_bytes(name, value) for name, value in _items(content))
     return rebuilt.rstrip(b"\0") == content.rstrip(b"\0")
 
 
@@ -215,22 +168,22 @@ def _with_ignr(content: bytes, genres: tuple[str, ...]) -> bytes:
     said = "; ".join(genres).encode("utf-8") + b"\0"
     for name, value in _items(content):
         if name != b"IGNR":
-            rebuilt += _chunk_bytes(name, value)
+            rebuilt += _item_bytes(name, value)
         elif genres:
-            rebuilt += _chunk_bytes(name, said)
+            rebuilt += _item_bytes(name, said)
             genres = ()
     if genres:
-        rebuilt += _chunk_bytes(b"IGNR", said)
-    return _chunk_bytes(b"LIST", bytes(rebuilt))
+        rebuilt += _item_bytes(b"IGNR", said)
+    return _item_bytes(b"LIST", bytes(rebuilt))
 
 
-def _chunk_bytes(name: bytes, content: bytes) -> bytes:
-    return _HEADER.pack(name, len(content)) + content + b"\0" * (len(content) % 2)
+def _item_bytes(name: bytes, content: bytes) -> bytes:
+    return chunks.rendered(chunks.RIFF, name, content)
 
 
 FORMAT = Format(
     name="wav",
-    suffixes=frozenset({".wav", ".wave"}),
+    suffixes=frozenset({".wav", ".wave", ".bwf", ".rf64"}),
     recognises=_recognises,
     read=_read,
     write_genres=_write_genres,

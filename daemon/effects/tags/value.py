@@ -25,7 +25,8 @@ class Tags:
 
     `genres` are the values as stored, each one a genre, in order. Where a field holds several values, `artist`,
     `title` and `album` join them with "; ". Two `Tags` with equal `others` differ in genre alone: frames, comments and
-    atoms are compared by their stored bytes, pictures, chapters and unknown or unreadable ones included.
+    atoms are compared by their stored bytes, pictures, chapters and unknown or unreadable ones included. `cannot` is
+    why no genre can be written into this file; empty where one can.
     """
 
     container: str
@@ -34,6 +35,7 @@ class Tags:
     title: str | None
     album: str | None
     others: Others
+    cannot: str = ""
 
     def changed_beside(self, after: Tags) -> tuple[str, ...]:
         """The names in `others` that differ between this value and `after`, sorted; empty where only genre differs."""
