@@ -23,8 +23,12 @@ from daemon.core.ledger import Ledger
 from daemon.effects import models
 from daemon.effects.notify import Notifier
 from daemon.effects.queue import open_queue
+from daemon.moving import Mover
 from daemon.pipeline import Judge, Pipeline
+from daemon.reading import Reader
 from daemon.service import Reloadable, Service
+from daemon.undoing import Undoer
+from daemon.workshop import Desk
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -37,6 +41,7 @@ class Workshop:
         self._explicit = config_file
         self._config: Config | None = None
         self._serving: Ensemble | None = None
+        self._beat: Callable[[], None] = lambda: None
 
     # Config and places
 
@@ -84,10 +89,12 @@ class Workshop:
         loaded = bundle.load(models.locate(self._models_of(using), name or chosen.bundle))
         return Ensemble(loaded, device=chosen.device, threads=chosen.threads)
 
-    def judge(self) -> Judge:
+    @contextlib.contextmanager
+    def judge(self) -> Iterator[Judge]:
         """What `classify` needs: no ledger is opened and nothing is written."""
         ensemble = self.ensemble()
-        return Judge(self.config, ensemble, self.config.build_taxonomy())
+        with Reader() as reader:
+            yield Judge(self.config, ensemble, self.config.build_taxonomy(), reader)
 
     @contextlib.contextmanager
     def ledger(self) -> Iterator[Ledger]:
@@ -99,45 +106,67 @@ class Workshop:
             ledger.close()
 
     @contextlib.contextmanager
-    def writing(self) -> Iterator[tuple[Ledger, Changer]]:
+    def writing(self) -> Iterator[Desk]:
         """The ledger and the means to change files, after what a crash left open is settled."""
-        with self.ledger() as ledger:
+        with self.ledger() as ledger, Reader(beat=lambda: self._beat()) as reader:
             lock = WriterLock(self.state_directory)
-            changer = Changer(ledger, self.config.tagging)
+            undoer = Undoer(ledger, Changer(ledger, self.config.tagging, reader), Mover(ledger))
             try:
                 if lock.alone():
-                    changer.recover()
+                    undoer.recover()
                 lock.share()
-                yield ledger, changer
+                yield Desk(ledger, reader, undoer)
+            finally:
+                lock.close()
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[Path]:
+        """No other process of this program uses the state directory; where its ledger lies."""
+        with _only_daemon(self.state_directory):
+            lock = WriterLock(self.state_directory)
+            try:
+                if not lock.alone():
+                    raise LedgerError(f"{self.state_directory}: a command is changing files just now; try again")
+                yield self.state_directory / "ledger.db"
             finally:
                 lock.close()
 
     @contextlib.contextmanager
     def pipeline(self) -> Iterator[Pipeline]:
         """A pipeline for one command."""
-        with self.writing() as (ledger, _):
-            yield Pipeline(self.config, self.ensemble(), ledger)
+        with self.writing() as desk:
+            yield Pipeline(self.config, self.ensemble(), desk.ledger, desk.reader)
 
     # The daemon
 
     def serve(self, folders: Sequence[Path], announce: Callable[[str], None]) -> bool:
         """Run the daemon until it is told to stop; False if it wants to be started again."""
-        with _only_daemon(self.state_directory), self.writing() as (ledger, _):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(_only_daemon(self.state_directory))
+            # Before anything is written into it, or any file touched by what it says.
+            with self.ledger() as ledger:
+                ledger.check()
+            desk = stack.enter_context(self.writing())
             queue = open_queue(self.state_directory / "queue.db")
             try:
-                service = Service(self._reloadable(folders, ledger, announce), ledger, queue, Notifier(), self._publish)
+                source = self._reloadable(folders, desk, announce)
+                service = Service(source, desk.ledger, queue, Notifier(), self._publish)
+                self._beat = service.worker_lives
                 service.handle_signals()
                 return service.run()
             finally:
                 queue.close()
 
-    def _reloadable(self, folders: Sequence[Path], ledger: Ledger, announce: Callable[[str], None]) -> Reloadable:
+    def _reloadable(self, folders: Sequence[Path], desk: Desk, announce: Callable[[str], None]) -> Reloadable:
+        ledger = desk.ledger
+
         def build(settings: Config) -> Pipeline:
             ensemble = self.ensemble(settings)
             manifest = ensemble.bundle.manifest
             ledger.record_serving(manifest.id, ensemble.bundle.path, manifest.taxonomy_hash)
             self._serving = ensemble
-            return Pipeline(settings, ensemble, ledger)
+            roots = _roots(settings, folders, lambda _: None)
+            return Pipeline(settings, ensemble, ledger, desk.reader, roots=roots)
 
         path = self.config_path
 

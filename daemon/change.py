@@ -1,23 +1,26 @@
-"""One change to one music file: intent, verified copy, rename, record; its undoing; and what a crash left open.
+"""One change to the bytes of one music file: intent, verified copy, rename, record; its undoing; what a crash left.
 
-The only place where the ledger and the file effects meet. It never decides what is written.
+Beside `moving` the only place where the ledger and the file effects meet. It never decides what is written.
 """
 
 from __future__ import annotations
 
 import fcntl
+import os
+import stat
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
 import structlog
 
-from daemon.core import audio
-from daemon.core.config import HardLinks, Tagging
+from daemon.core.config import ForeignOwner, HardLinks, ReadOnly, Tagging
 from daemon.core.errors import BadFile, FileTrouble, TryLater, UndoRefused
-from daemon.core.ledger import Change, ChangeKind, ChangeState, FileStatus, KnownFile, Ledger
+from daemon.core.ledger import Change, ChangeKind, ChangeState, FileStatus, Filing, KnownFile, Ledger
 from daemon.core.records import Applied
-from daemon.effects import files, scan, tags, writers
+from daemon.effects import files, scan, writers
+from daemon.reading import Reader
 
 log = structlog.get_logger()
 
@@ -25,17 +28,26 @@ log = structlog.get_logger()
 class Changer:
     """Writes genres into files and takes them back, every step recorded. One change at a time per object."""
 
-    def __init__(self, ledger: Ledger, tagging: Tagging) -> None:
-        """Record in `ledger`; write as `tagging` says."""
+    def __init__(self, ledger: Ledger, tagging: Tagging, reader: Reader) -> None:
+        """Record in `ledger`; write as `tagging` says, by way of `reader`."""
         self._ledger = ledger
         self._tagging = tagging
+        self._reader = reader
         rewrite = tagging.hard_links is HardLinks.REWRITE
         self._hard_links = files.HardLinks.SPLIT if rewrite else files.HardLinks.REFUSE
 
     def write_genres(
-        self, path: Path, audio_id: str, before: Sequence[str], after: Sequence[str], bundle: str | None
+        self,
+        path: Path,
+        audio_id: str,
+        before: Sequence[str],
+        after: Sequence[str],
+        bundle: str | None,
+        filing: Filing | None = None,
     ) -> Applied:
         """The file at `path` carries exactly the genres `after`, everything else in it is as it was.
+
+        `filing` is asked for together with the change, and is not where the change fails.
 
         Raises:
             BadFile, TryLater: the file is as it was, byte for byte.
@@ -43,53 +55,95 @@ class Changer:
         separator = self._tagging.id3_v23_separator
 
         def edit(copy: Path) -> None:
-            tags.write_genres(copy, after, id3_v23_separator=separator)
+            self._reader.write_genres(copy, after, separator)
 
         def verify(original: Path, copy: Path) -> None:
-            _verify(original, copy, audio_id, before, after, separator)
+            self._verify(original, copy, audio_id, before, after)
 
         number = self._ledger.intend(audio_id, path, ChangeKind.TAG, before=before, after=after, bundle=bundle)
-        staged = self._record_staging(number, lambda: self._stage(path, edit, verify))
+        staged = self._record_staging(number, lambda: self._stage(path, edit, verify), filing)
         self._commit(number, staged, audio_id, tuple(after), FileStatus.TAGGED)
         return Applied(path, number, tuple(before), tuple(after))
 
+    def _verify(
+        self, original: Path, copy: Path, audio_id: str, expected: Sequence[str], genres: Sequence[str]
+    ) -> None:
+        before = self._reader.tags(original, self._tagging.id3_v23_separator)
+        after = self._reader.tags(copy, self._tagging.id3_v23_separator)
+        if before.genres != tuple(expected):
+            # The owner was faster: what they wrote while the track was being heard must not be overwritten.
+            raise TryLater(original, f"its genre was changed meanwhile, to {list(before.genres)}")
+        if after.genres != tuple(genres):
+            raise BadFile(
+                original, f"its tags cannot hold the genre: {list(genres)} reads back as {list(after.genres)}"
+            )
+        if changed := before.changed_beside(after):
+            raise BadFile(original, f"writing the genre would change other tags: {', '.join(changed)}")
+        if self._reader.audio_id(copy) != audio_id:
+            raise BadFile(original, "writing the genre would change the sound")
+
     def _stage(self, path: Path, edit: files.Edit, verify: files.Verify) -> files.Staged:
-        _check_writers(path)
-        return files.stage(
+        self._check_allowed(path)
+        staged = files.stage(
             path,
             edit,
             verify,
             mtime=files.Mtime.KEEP if self._tagging.keep_mtime else files.Mtime.NOW,
             hard_links=self._hard_links,
         )
+        return self._owner_checked(staged)
 
-    def undo(self, number: int) -> Applied:
+    def _check_allowed(self, path: Path) -> None:
+        _check_writers(path)
+        protected = self._tagging.read_only is ReadOnly.PARK
+        status = os.lstat(path) if os.path.lexists(path) else None
+        if protected and status is not None and stat.S_ISREG(status.st_mode) and not status.st_mode & 0o222:
+            raise BadFile(path, "is protected from writing by its mode (tagging.read_only: write would write it)")
+
+    def _owner_checked(self, staged: files.Staged) -> files.Staged:
+        if not staged.owner_kept and self._tagging.foreign_owner is ForeignOwner.PARK:
+            files.discard(staged)
+            raise BadFile(
+                staged.path,
+                "belongs to another user, and would belong to this one afterwards: run the daemon as the owner of the"
+                " music (tagging.foreign_owner: take would take it over)",
+            )
+        return staged
+
+    def undo(self, change: Change, act: int | None = None) -> Applied:
         """The change's file is again what it was before it, byte for byte; this is a change that can be undone too.
 
         Raises:
-            UndoRefused: there is no such change, it is undone already, or the file was changed since.
+            UndoRefused: see `check`.
             BadFile, TryLater: the file is as it was.
         """
-        change = self._ledger.change(number)
-        if change is None:
-            raise UndoRefused(f"change {number}: there is no such change")
-        if not change.undoable:
-            raise UndoRefused(f"change {number} of {change.path}: is {change.state.replace('_', ' ')}")
-        path = self._present_path(change)
+        path = self.check(change)
+        origin = self._ledger.change(change.undoes) if change.undoes is not None else None
         undoing = self._ledger.intend(
             change.audio_id,
             path,
             ChangeKind.UNDO,
             before=change.genres_after,
             after=change.genres_before,
-            undoes=number,
+            undoes=change.number,
+            # Taking back an undoing brings back what a bundle decided, so that `undo --model` finds it again.
+            bundle=origin.bundle if origin is not None else None,
+            act=act,
         )
-        staged = self._record_staging(undoing, lambda: _stage_undo(path, change, self._hard_links))
+        staged = self._record_staging(
+            undoing, lambda: self._owner_checked(_stage_undo(path, change, self._hard_links)), None
+        )
         self._commit(undoing, staged, change.audio_id, change.genres_before, FileStatus.UNCHANGED)
         return Applied(path, undoing, change.genres_after, change.genres_before)
 
-    def _present_path(self, change: Change) -> Path:
-        """Where the change's file is now; the owner may have moved it."""
+    def check(self, change: Change) -> Path:
+        """Where the change's file is now, if the change can be taken back; the owner may have moved it.
+
+        Raises:
+            UndoRefused: the file is gone or was changed since, or the record holds no way back.
+        """
+        if change.patch is None or change.sha256_before is None or change.sha256_after is None:
+            raise UndoRefused(f"change {change.number} of {change.path}: its record holds no way back")
         elsewhere = [known.path for known in self._ledger.known_by_sound(change.audio_id)]
         reason = "the file is gone"
         for path in dict.fromkeys((change.path, *elsewhere)):
@@ -100,20 +154,23 @@ class Changer:
             reason = "the file was changed since, and taking this change back would lose that"
         raise UndoRefused(f"change {change.number} of {change.path}: {reason}")
 
-    def _record_staging(self, number: int, staging: Callable[[], files.Staged]) -> files.Staged:
+    def _record_staging(self, number: int, staging: Callable[[], files.Staged], filing: Filing | None) -> files.Staged:
         try:
             staged = staging()
         except Exception:
             self._ledger.close_change(number, ChangeState.ROLLED_BACK)
             raise
-        self._ledger.staged(
-            number,
-            temporary=staged.temporary,
-            sha256_before=staged.before_sha256,
-            sha256_after=staged.after_sha256,
-            mtime_ns_before=staged.before_state.mtime_ns,
-            patch=staged.patch,
-        )
+        with self._ledger.transaction():
+            self._ledger.staged(
+                number,
+                temporary=staged.temporary,
+                sha256_before=staged.before_sha256,
+                sha256_after=staged.after_sha256,
+                mtime_ns_before=staged.before_state.mtime_ns,
+                patch=staged.patch,
+            )
+            if filing is not None:
+                self._ledger.ask_filing(replace(filing, act=number))
         return staged
 
     def _commit(
@@ -126,10 +183,11 @@ class Changer:
         except Exception:
             files.discard(staged)
             # Only the very last step, getting the folder to disk, can fail with the new version in place.
-            if scan.state_of(staged.path) != staged.after_state:
-                self._ledger.close_change(number, ChangeState.ROLLED_BACK)
+            found = scan.state_of(staged.path)
+            if found is None or not found.same_content(staged.after_state):
+                self._roll_back(number, staged.path)
                 raise
-            state = staged.after_state
+            state = found
             log.warning("folder_not_synced", path=staged.path, change=number)
         with self._ledger.transaction():
             self._ledger.close_change(number, ChangeState.DONE)
@@ -137,28 +195,23 @@ class Changer:
         if not staged.owner_kept:
             log.warning("owner_not_kept", path=staged.path, change=number)
 
-    def recover(self) -> int:
-        """Settle every change that a crash left open: finished if the new content is in place, else rolled back.
+    def _roll_back(self, number: int, path: Path) -> None:
+        with self._ledger.transaction():
+            self._ledger.close_change(number, ChangeState.ROLLED_BACK)
+            self._ledger.drop_filing(path)
 
-        One whose folder is not there (an unmounted volume) stays open until it is. Returns how many were settled. Call
-        it only while no other process is writing (see `WriterLock`).
-        """
-        found = [change for change in self._ledger.open_changes() if change.path.parent.is_dir()]
-        for change in found:
-            files.sweep(change.path.parent, older_than_s=0.0)
-            state = scan.state_of(change.path)
-            arrived = state is not None and change.sha256_after is not None and _sha256(change) == change.sha256_after
-            if arrived and state is not None:
-                status = FileStatus.TAGGED if change.kind is ChangeKind.TAG else FileStatus.UNCHANGED
-                with self._ledger.transaction():
-                    self._ledger.close_change(change.number, ChangeState.DONE)
-                    self._ledger.remember(
-                        KnownFile(change.path, change.audio_id, state, change.genres_after, status, "")
-                    )
-            else:
-                self._ledger.close_change(change.number, ChangeState.ROLLED_BACK)
-            log.warning("change_recovered", path=change.path, change=change.number, finished=arrived)
-        return len(found)
+    def settle(self, change: Change) -> bool:
+        """Finish a change that a crash left open if the new content is in place, else roll it back; whether it was."""
+        files.sweep(change.path.parent)
+        state = scan.state_of(change.path)
+        if state is None or change.sha256_after is None or _sha256(change) != change.sha256_after:
+            self._roll_back(change.number, change.path)
+            return False
+        status = FileStatus.TAGGED if change.kind is ChangeKind.TAG else FileStatus.UNCHANGED
+        with self._ledger.transaction():
+            self._ledger.close_change(change.number, ChangeState.DONE)
+            self._ledger.remember(KnownFile(change.path, change.audio_id, state, change.genres_after, status, ""))
+        return True
 
 
 class WriterLock:
@@ -186,25 +239,8 @@ class WriterLock:
         self._file.close()
 
 
-def _verify(
-    original: Path, copy: Path, audio_id: str, expected: Sequence[str], genres: Sequence[str], separator: str
-) -> None:
-    before = tags.read(original, id3_v23_separator=separator)
-    after = tags.read(copy, id3_v23_separator=separator)
-    if before.genres != tuple(expected):
-        # The owner was faster: what they wrote while the track was being heard must not be overwritten.
-        raise TryLater(original, f"its genre was changed meanwhile, to {list(before.genres)}")
-    if after.genres != tuple(genres):
-        raise BadFile(original, f"its tags cannot hold the genre: {list(genres)} reads back as {list(after.genres)}")
-    if changed := before.changed_beside(after):
-        raise BadFile(original, f"writing the genre would change other tags: {', '.join(changed)}")
-    if audio.audio_id(copy) != audio_id:
-        raise BadFile(original, "writing the genre would change the sound")
-
-
 def _stage_undo(path: Path, change: Change, hard_links: files.HardLinks) -> files.Staged:
-    if change.patch is None or change.sha256_before is None or change.sha256_after is None:
-        raise UndoRefused(f"change {change.number} of {path}: its record holds no way back")
+    assert change.patch and change.sha256_before and change.sha256_after, "`check` was asked before"
     _check_writers(path)
     return files.stage_restore(
         path,

@@ -5,26 +5,27 @@ Exit codes: 0 done; 1 something was refused or failed, and it was said which; 2 
 
 from __future__ import annotations
 
-import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import click
 import structlog
 
-from daemon import doctor, show
-from daemon.core import bundle as bundles
-from daemon.core import config as configuration
+from daemon import administration, doctor, show
+from daemon import verify as verification
+from daemon.administration import Verbs, as_json
 from daemon.core.config import Mode, Root
 from daemon.core.errors import BadFile, FileTrouble, MusicReclassError, TryLater, UndoRefused
-from daemon.core.ledger import KnownFile, Ledger
-from daemon.core.records import Ending, Parked
-from daemon.effects import models, scan, tags
+from daemon.core.ledger import FileStatus, KnownFile, Ledger
+from daemon.core.records import Applied, Ending, Moved, Parked
+from daemon.effects import scan, tags
+from daemon.pipeline import Pipeline
 from daemon.rules import ignore
-from daemon.workshop import Workshop
+from daemon.workshop import Desk, Workshop
 
 log = structlog.get_logger()
 
@@ -32,19 +33,10 @@ log = structlog.get_logger()
 _TIMES = ("%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S")
 
 music_paths = click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PATH…")
-as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 
 
 # The daemon publishes its state every 5 s.
 _STALE_S = 60.0
-
-
-class Verbs(click.Group):
-    """Shows the verbs in the order in which they were written: the daily ones first."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """The verbs' names."""
-        return list(self.commands)
 
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -88,15 +80,15 @@ def classify(workshop: Workshop, paths: tuple[Path, ...], as_json: bool) -> int:
     \b
     Example: music-reclass classify ~/Music --json | jq 'select(.genre == null)'
     """
-    judge = workshop.judge()
     printer = show.Verdicts(as_json)
     failed = False
-    for path in show.progress(list(_music_in(paths)), "classifying"):
-        try:
-            printer.verdict(path, judge.hear(path).decision)
-        except FileTrouble as trouble:
-            failed = True
-            printer.trouble(trouble)
+    with workshop.judge() as judge:
+        for path in show.progress(list(_music_in(paths)), "classifying"):
+            try:
+                printer.verdict(path, judge.hear(path).decision)
+            except FileTrouble as trouble:
+                failed = True
+                printer.trouble(trouble)
     printer.end()
     return 1 if failed else 0
 
@@ -147,30 +139,91 @@ def history(workshop: Workshop, file: Path, as_json: bool) -> int:
 
 @program.command()
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--change", "numbers", type=int, multiple=True, help="Undo this change, by its number.")
+@click.option("--change", "numbers", type=int, multiple=True, help="Undo this one change, by its number.")
 @click.option("--since", type=click.DateTime(_TIMES), help="Undo every change since this local time.")
+@click.option("--model", "bundle", help="Undo everything that the bundle of this id decided.")
 @click.pass_obj
-def undo(workshop: Workshop, files: tuple[Path, ...], numbers: tuple[int, ...], since: datetime | None) -> int:
-    """Give FILES back the very bytes that they had before the last change. An undo can be undone.
+def undo(
+    workshop: Workshop, files: tuple[Path, ...], numbers: tuple[int, ...], since: datetime | None, bundle: str | None
+) -> int:
+    """Give FILES back the very bytes and the place that they had before the last change.
 
-    Refused where a file was changed since by somebody else.
+    A genre and the move that followed it are undone together, and an undo can be undone. Refused where a file was
+    changed since by somebody else.
 
     \b
     Examples: music-reclass undo ~/Music/new/song.flac
               music-reclass undo --since "2026-11-22 20:00"
+              music-reclass undo --model starter-1
     """
-    if not (files or numbers or since):
-        raise click.UsageError("name a file, --change or --since")
+    if not (files or numbers or since or bundle):
+        raise click.UsageError("name a file, --change, --since or --model")
     refused = False
-    with workshop.writing() as (ledger, changer):
-        for number in _to_undo(ledger, files, numbers, since):
+    with workshop.writing() as desk:
+        changes = desk.ledger.changes_since(since.astimezone()) if since else []
+        changes += desk.ledger.changes_by(bundle) if bundle else []
+        steps = [partial(_undo_file, desk, file) for file in files]
+        steps += [partial(_undo_change, desk, number) for number in (*numbers, *(change.number for change in changes))]
+        # A refusal of one must not keep back the others.
+        for step in steps:
             try:
-                done = changer.undo(number())
-                click.echo(f"{done.path}: genre is {show.genres(done.genres_after)} again (change {done.change})")
+                for done in step():
+                    click.echo(show.undone(done))
             except MusicReclassError as error:
                 refused = True
                 click.echo(f"refused: {error}", err=True)
     return 1 if refused else 0
+
+
+@program.command()
+@click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--accept", "wish", flag_value="accept", help="Write what is suggested for PATHS: it is your label then.")
+@click.option("--decline", "wish", flag_value="decline", help="Make no more of what is suggested for PATHS.")
+@click.option("--parked", "what", flag_value="parked", help="List files that could not be used, each with its reason.")
+@click.option("--retry", "wish", flag_value="retry", help="Try parked files below PATHS again.")
+@click.option("--unsure", "what", flag_value="unsure", help="List files for which the model was not sure enough.")
+@as_json
+@click.pass_obj
+def review(workshop: Workshop, paths: tuple[Path, ...], wish: str | None, what: str | None, as_json: bool) -> int:
+    """List what waits for your word below PATHS (default: everywhere): suggestions, files parked or left open.
+
+    \b
+    Examples: music-reclass review
+              music-reclass review --accept ~/Music/new/album
+              music-reclass review --parked
+              music-reclass review --parked --retry ~/Music/new
+    """
+    if wish in ("accept", "decline", "retry") and not paths:
+        raise click.UsageError(f"--{wish} needs the files or folders that are meant")
+    statuses = {"parked": (FileStatus.PARKED, FileStatus.WAITING), "unsure": (FileStatus.ABSTAINED,)}
+    kind = "parked" if wish == "retry" else what
+    chosen = statuses.get(kind or "", (FileStatus.SUGGESTED,))
+    with workshop.ledger() as ledger:
+        found = [known for status in chosen for known in ledger.of_status(status) if _is_below(known.path, paths)]
+        if wish is None:
+            show.review(found, ledger, as_json)
+            return 0
+    workshop.start_logging()
+    failed = False
+    with workshop.pipeline() as pipeline:
+        for known in found:
+            failed |= not _review_one(pipeline, known.path, wish)
+    click.echo(f"{len(found)} files: {wish}")
+    return 1 if failed or not found else 0
+
+
+def _review_one(pipeline: Pipeline, path: Path, wish: str) -> bool:
+    try:
+        if wish == "accept":
+            pipeline.accept(path)
+        elif wish == "decline":
+            pipeline.decline(path)
+        else:
+            return not isinstance(pipeline.process(path, pipeline.mode_of(path)), Parked)
+    except (FileTrouble, MusicReclassError) as trouble:
+        click.echo(f"refused: {trouble}", err=True)
+        return False
+    return True
 
 
 @program.command()
@@ -195,125 +248,28 @@ def status(workshop: Workshop, as_json: bool) -> int:
 
 
 @program.command(name="doctor")
+@click.option("--verify", is_flag=True, help="Also compare ledger, disk and queue, and list every difference.")
+@click.option("--deep", is_flag=True, help="With --verify: read every tagged file and compare its bytes.")
 @as_json
 @click.pass_obj
-def doctor_(workshop: Workshop, as_json: bool) -> int:
+def doctor_(workshop: Workshop, verify: bool, deep: bool, as_json: bool) -> int:
     """Say in plain words what is wrong with this machine and config, and what to do about it.
 
     \b
-    Example: music-reclass doctor
+    Examples: music-reclass doctor
+              music-reclass doctor --verify
     """
     findings = doctor.examine(workshop)
     show.findings(findings, as_json)
-    return 1 if any(finding.level is doctor.Level.PROBLEM for finding in findings) else 0
+    problems = sum(finding.level is doctor.Level.PROBLEM for finding in findings)
+    if verify or deep:
+        depth = verification.Depth.BYTES if deep else verification.Depth.STATES
+        problems += show.differences(verification.verify(workshop, depth=depth), as_json)
+    return 1 if problems else 0
 
 
-@program.group(name="config")
-def config_() -> None:
-    """Check the config file, or print its schema."""
-
-
-@config_.command(name="check")
-@click.argument("file", required=False, type=click.Path(path_type=Path))
-@click.pass_obj
-def config_check(workshop: Workshop, file: Path | None) -> int:
-    """List everything that is wrong with FILE (else the config in use), each with its line.
-
-    \b
-    Example: music-reclass config check config.yaml
-    """
-    path = file or workshop.config_path
-    if path is None:
-        click.echo("no config file: the built-in defaults serve")
-        return 0
-    configuration.load(path)
-    click.echo(f"{path}: good")
-    return 0
-
-
-@config_.command(name="schema")
-def config_schema() -> int:
-    """Print the JSON schema of config.yaml, for an editor's completion.
-
-    \b
-    Example: music-reclass config schema > config.schema.json
-    """
-    click.echo(json.dumps(configuration.json_schema(), indent=2, ensure_ascii=False))
-    return 0
-
-
-@program.group(name="models")
-def models_() -> None:
-    """List, show, check and choose model bundles."""
-
-
-@models_.command(name="list")
-@as_json
-@click.pass_obj
-def models_list(workshop: Workshop, as_json: bool) -> int:
-    """List the bundles of this machine; a star marks the one that serves.
-
-    \b
-    Example: music-reclass models list
-    """
-    serving = workshop.bundle_folder().resolve()
-    rows = []
-    for folder in [models.STARTER, *models.available(workshop.models_directory)]:
-        try:
-            loaded = bundles.load(folder)
-        except MusicReclassError as error:
-            rows.append({"folder": str(folder), "serves": False, "error": str(error)})
-            continue
-        rows.append(show.bundle_row(loaded) | {"serves": folder.resolve() == serving})
-    show.bundles(rows, as_json)
-    return 1 if any("error" in row for row in rows) else 0
-
-
-@models_.command(name="show")
-@click.argument("name", required=False)
-@as_json
-@click.pass_obj
-def models_show(workshop: Workshop, name: str | None, as_json: bool) -> int:
-    """Show the manifest and model card of bundle NAME (default: the one that serves).
-
-    \b
-    Example: music-reclass models show starter
-    """
-    show.bundle(bundles.load(workshop.bundle_folder(name)), as_json)
-    return 0
-
-
-@models_.command(name="check")
-@click.argument("name", required=False)
-@click.pass_obj
-def models_check(workshop: Workshop, name: str | None) -> int:
-    """Check every file of bundle NAME against its hash and replay its golden outputs.
-
-    \b
-    Example: music-reclass models check starter
-    """
-    ensemble = workshop.ensemble(name=name)
-    click.echo(f"{ensemble.bundle.path}: good, serves on {ensemble.device.value}")
-    return 0
-
-
-@models_.command(name="use")
-@click.argument("name")
-@click.pass_obj
-def models_use(workshop: Workshop, name: str) -> int:
-    """Let bundle NAME serve, once it has passed its check. A running daemon takes it over by itself.
-
-    \b
-    Example: music-reclass models use starter
-    """
-    ensemble = workshop.ensemble(name=name)
-    models.use(workshop.models_directory, ensemble.bundle.path)
-    click.echo(f"{ensemble.bundle.id} serves")
-    chosen = workshop.config.models.bundle
-    if chosen != "auto":
-        click.echo(f"but config.yaml names models.bundle: {chosen}, which outranks it", err=True)
-        return 1
-    return 0
+for group in (administration.config_, administration.models_, administration.ledger_):
+    program.add_command(group)
 
 
 def _music_in(paths: Sequence[Path], roots: Sequence[Root] = ()) -> Iterator[Path]:
@@ -351,23 +307,25 @@ def _on_record(ledger: Ledger, file: Path) -> KnownFile | None:
     return ledger.known(Path(os.path.abspath(file))) or ledger.known(file.resolve())
 
 
-def _last_change(ledger: Ledger, file: Path) -> int:
-    """The last change to this very file; only where it has none, as after a move, the last one to its sound."""
+def _undo_file(desk: Desk, file: Path) -> list[Applied | Moved]:
+    return desk.undoer.undo_act(_last_act(desk.ledger, file))
+
+
+def _undo_change(desk: Desk, number: int) -> list[Applied | Moved]:
+    return [desk.undoer.undo(number)]
+
+
+def _last_act(ledger: Ledger, file: Path) -> int:
+    """The act of the last change to this very file; only where it has none, as after a move, the last to its sound."""
     known = _on_record(ledger, file)
     changes = ledger.changes_of(known.audio_id) if known and known.audio_id else []
     done = [change for change in changes if change.undoable]
-    here = [change for change in done if known is not None and change.path == known.path]
+    here = [change for change in done if known is not None and known.path in (change.path, change.place_after)]
     if not done:
         raise UndoRefused(f"{file}: there is no change of ours to undo")
-    return (here or done)[-1].number
+    return (here or done)[-1].act
 
 
-def _to_undo(
-    ledger: Ledger, files: Sequence[Path], numbers: Sequence[int], since: datetime | None
-) -> Iterator[Callable[[], int]]:
-    """What gives the number of each change to undo, one by one: a refusal of one must not keep back the others."""
-    yield from ((lambda number=number: number) for number in numbers)
-    yield from ((lambda file=file: _last_change(ledger, file)) for file in files)
-    if since is not None:
-        changes = ledger.changes_since(since.astimezone())
-        yield from ((lambda number=change.number: number) for change in changes)
+def _is_below(path: Path, places: Sequence[Path]) -> bool:
+    given = [variant for place in places for variant in (Path(os.path.abspath(place)), place.resolve())]
+    return not given or any(path.is_relative_to(place) for place in given)

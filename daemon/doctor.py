@@ -79,12 +79,14 @@ def _roots(settings: Config) -> Iterator[Finding]:
 
 
 def _inotify(path: Path) -> Iterator[Finding]:
-    limit = int(Path("/proc/sys/fs/inotify/max_user_watches").read_text())
+    # The second one is that of a container, where it is lower.
+    limits = (Path("/proc/sys/fs/inotify/max_user_watches"), Path("/proc/sys/user/max_inotify_watches"))
+    limit = min(int(place.read_text()) for place in limits if place.exists())
     folders = sum(1 for _ in os.walk(path))
     if folders > limit * 0.9:
         yield Finding(
             Level.PROBLEM,
-            f"{path}: has {folders} folders, and the kernel allows {limit} inotify watches per user",
+            f"{path}: has {folders} folders, and the kernel allows {limit} inotify watches per user: it may be polled",
             f"sysctl fs.inotify.max_user_watches={folders * 2}",
         )
     else:

@@ -10,26 +10,31 @@ import contextlib
 import queue as thread_queue
 import time
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import structlog
 
-from daemon.core.config import Root, Settle
+from daemon.core.config import Mode, Root, Settle
 from daemon.core.errors import TryLater
 from daemon.core.ledger import FileStatus, Ledger
 from daemon.core.records import FileState
 from daemon.effects import scan, tags, writers
 from daemon.effects.queue import Queue
-from daemon.rules import ignore
+from daemon.rules import ignore, policy
 from daemon.rules.settle import SettleTracker, Verdict
 
 log = structlog.get_logger()
 
 # Touched paths taken in one step: files that are due must not starve in a burst.
 _BURST = 5000
+# Paths that an event names; the rest is a number.
+_EXAMPLES = 5
 # Settled files queued in one step, in one transaction: a large library must neither hold the thread for minutes nor
 # cost one flush to disk a file.
 _BATCH = 500
+# A file that was given up for the moment (full disk, read-only mount) is tried again at every start and after this.
+_SECOND_CHANCE = timedelta(days=1)
 
 
 class Intake:
@@ -40,13 +45,16 @@ class Intake:
         self._ledger = ledger
         self._queue = queue
         self._roots = tuple(roots)
+        self._settle_limits = settle
         self._tracker = SettleTracker(settle.quiet_s, settle.patience_s)
         self._touched: thread_queue.SimpleQueue[Path | None] = thread_queue.SimpleQueue()
+        self._told: dict[tuple[str, Path], list[Path]] = {}
+        self._tried: set[Path] = set()
 
     def set(self, roots: Sequence[Root], settle: Settle) -> None:
-        """Use these roots and limits from now on."""
+        """Use these roots and limits from the next step on."""
         self._roots = tuple(roots)
-        self._tracker.set_limits(settle.quiet_s, settle.patience_s)
+        self._settle_limits = settle
 
     @property
     def settling(self) -> int:
@@ -67,20 +75,26 @@ class Intake:
 
     def step(self, longest_s: float) -> int:
         """Wait for a touch or a due file, at most `longest_s`; returns how many files went into the queue."""
+        self._tracker.set_limits(self._settle_limits.quiet_s, self._settle_limits.patience_s)
         due = self._tracker.next_due_s()
-        wait_s = longest_s if due is None else min(longest_s, max(0.02, due - time.monotonic()))
-        with contextlib.suppress(thread_queue.Empty):
-            self._track(self._touched.get(timeout=wait_s))
-            for _ in range(_BURST):
-                self._track(self._touched.get_nowait())
-        settled = [pair for path in self._tracker.due(time.monotonic())[:_BATCH] if (pair := self._settle(path))]
+        wait_s = longest_s if due is None else min(longest_s, max(0.0, due - time.monotonic()))
+        for path in self._take_touched(wait_s):
+            self._track(path)
+        settled = [pair for path in self._tracker.due(time.monotonic(), _BATCH) if (pair := self._settle(path))]
         if settled:
             self._queue.put_all(settled)
         return len(settled)
 
-    def _track(self, path: Path | None) -> None:
-        if path is None:
-            return
+    def _take_touched(self, wait_s: float) -> list[Path]:
+        """Each touched path once: creating, writing and closing a file touch it three times in a moment."""
+        touched: dict[Path | None, None] = {}
+        with contextlib.suppress(thread_queue.Empty):
+            touched[self._touched.get(timeout=wait_s)] = None
+            for _ in range(_BURST):
+                touched[self._touched.get_nowait()] = None
+        return [path for path in touched if path is not None]
+
+    def _track(self, path: Path) -> None:
         root = self.root_of(path)
         if root is None or not ignore.wanted(path, root.path, tags.AUDIO_SUFFIXES, root.ignore):
             return
@@ -95,10 +109,10 @@ class Intake:
             log.info("vanished", path=path)
         if verdict is not Verdict.SETTLED or state is None:
             return None
-        known = self._ledger.known(path)
-        # A parked file that somebody touches is worth another try even in the same state: what was wrong with it may
-        # have been another program that held it open, and that has closed it now.
-        if known is not None and known.state == state and known.status is not FileStatus.PARKED:
+        known, root = self._ledger.known(path), self.root_of(path)
+        if root is None:
+            return None
+        if known is not None and known.state == state and policy.finished(known.status, root.mode):
             return None
         log.debug("settled", path=path)
         return path, state
@@ -106,6 +120,7 @@ class Intake:
     def rescan(self, keep_going: Callable[[], bool]) -> None:
         """Touch every file below the roots that the ledger does not know in its present state.
 
+        One that has yet to settle is left alone: rescan upon rescan, as in a burst, must not keep it from settling.
         `keep_going` is asked at every file; it may also note that the walk is alive.
         """
         for root in self._roots:
@@ -121,17 +136,48 @@ class Intake:
         def enter(name: str) -> bool:
             return not ignore.is_junk(name, root.ignore)
 
+        def pass_over(path: Path, why: str) -> None:
+            passed_over[why].append(path)
+
         started, found, new = time.monotonic(), 0, 0
+        passed_over: dict[str, list[Path]] = {scan.LINK: [], scan.UNREADABLE: []}
         known = self._ledger.states_under(root.path) | self._queue.states()
-        for path, state in scan.walk(root.path, wanted, enter):
+        for path, state in scan.walk(root.path, wanted, enter, pass_over):
             found += 1
-            if known.get(path) != state:
+            if known.get(path) != state and path not in self._tracker:
                 new += 1
                 self.touch(path)
             if not keep_going():
                 return
+        new += self._give_second_chances(root)
         level = log.info if new else log.debug
         level("rescanned", root=root.path, files=found, new=new, took_s=round(time.monotonic() - started, 3))
+        self._tell_passed_over("links_passed_over", root.path, passed_over[scan.LINK])
+        self._tell_passed_over("folders_unreadable", root.path, passed_over[scan.UNREADABLE])
+
+    def _give_second_chances(self, root: Root) -> int:
+        """Touch files of the root that wait for a better moment, or for the root to be written to; how many."""
+        before = datetime.now(UTC) - (_SECOND_CHANCE if root.path in self._tried else timedelta(0))
+        self._tried.add(root.path)
+        waiting = [
+            known
+            for known in self._ledger.of_status(FileStatus.WAITING)
+            if datetime.fromisoformat(known.seen_at) <= before
+        ]
+        if root.mode is Mode.APPLY:
+            waiting += self._ledger.of_status(FileStatus.SUGGESTED)
+        found = [known.path for known in waiting if known.path.is_relative_to(root.path)]
+        for path in found:
+            self.touch(path)
+        return len(found)
+
+    def _tell_passed_over(self, event: str, root: Path, paths: list[Path]) -> None:
+        """One event for all, and at `info` only when it is news: rescans come every few minutes."""
+        news = self._told.get((event, root), []) != paths
+        self._told[event, root] = paths
+        if paths:
+            level = log.info if news else log.debug
+            level(event, root=root, count=len(paths), paths=paths[:_EXAMPLES])
 
 
 def _written_by_others(path: Path) -> bool | None:

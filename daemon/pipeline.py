@@ -7,25 +7,30 @@ a file that matches is left alone and a file that differs was changed by somebod
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import structlog
 
 from daemon.change import Changer
 from daemon.core import decide
-from daemon.core.audio import Sound
-from daemon.core.config import Config, Mode
+from daemon.core.config import Config, Mode, Root
 from daemon.core.errors import BadFile, TryLater
 from daemon.core.inference import Ensemble, Heard
-from daemon.core.ledger import FileStatus, KnownFile, Ledger
-from daemon.core.records import Abstained, Applied, Decision, Ending, FileState, Parked, Unchanged
+from daemon.core.ledger import FileStatus, Filing, KnownFile, Ledger
+from daemon.core.records import Abstained, Applied, Decision, Ending, FileState, Parked, Suggested, Unchanged
 from daemon.core.taxonomy import Taxonomy
 from daemon.effects import files, scan, tags
+from daemon.filing import Filer
+from daemon.reading import Reader
 from daemon.rules import correct, policy
 
 log = structlog.get_logger()
+
+# The fact that `music-reclass ledger restore` states: since when the record goes on from a backup.
+RESTORED_AT = "restored_at"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +55,28 @@ class Pipeline:
     """Carries tracks from path to record with one config and one bundle; a new config or bundle makes a new one."""
 
     def __init__(
-        self, config: Config, ensemble: Ensemble, ledger: Ledger, *, clock: Callable[[], float] = time.perf_counter
+        self,
+        config: Config,
+        ensemble: Ensemble,
+        ledger: Ledger,
+        reader: Reader,
+        *,
+        roots: Sequence[Root] | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """Decide with `ensemble` in the taxonomy of `config`, and record in `ledger`."""
+        """Decide with `ensemble` in the taxonomy of `config`, and record in `ledger`; files are read by `reader`.
+
+        `roots` are the watched folders where they are not those of `config`.
+        """
         self._config = config
         self._ledger = ledger
+        self._reader = reader
         self._clock = clock
         self._taxonomy = config.build_taxonomy()
-        self._judge = Judge(config, ensemble, self._taxonomy)
-        self._changer = Changer(ledger, config.tagging)
+        self._judge = Judge(config, ensemble, self._taxonomy, reader)
+        self._changer = Changer(ledger, config.tagging, reader)
+        self._roots = config.roots if roots is None else tuple(roots)
+        self.filer = Filer(config, self._roots, ledger, reader)
 
     def process(self, path: Path, mode: Mode, *, settled_s: float = 0.0) -> Ending:
         """Bring the file at `path` to its ending, recorded and logged; `settled_s` is how long it waited before.
@@ -73,12 +91,12 @@ class Pipeline:
             log.info("vanished", path=path)
             return Unchanged(path, "gone")
         known = self._ledger.known(path)
-        if known is not None and known.state == state and known.status is not FileStatus.PARKED:
-            return Unchanged(path, "seen already")
         try:
+            if known is not None and policy.finished(known.status, mode) and self._as_known(known, state):
+                return Unchanged(path, "seen already")
             track = self._read(path, state)
             last = self._last_seen(track)
-            if last is not None and (ending := self._recognised(track, last)) is not None:
+            if last is not None and (ending := self._recognised(track, last, mode)) is not None:
                 return ending
             return self._hear_and_write(track, mode, started - settled_s)
         except BadFile as trouble:
@@ -86,11 +104,8 @@ class Pipeline:
 
     def apply(self, path: Path, mode: Mode = Mode.APPLY) -> Ending:
         """As `process`, but also for a file that was seen before: the owner asked for it by name."""
-        state = scan.state_of(path)
         try:
-            if state is None:
-                raise BadFile(path, "is not there, or not a regular file")
-            track = self._read(path, state)
+            track = self._read(path, _present(path))
             last = self._last_seen(track)
             if last is not None:
                 self._learn(track, last)
@@ -98,7 +113,46 @@ class Pipeline:
         except BadFile as trouble:
             return self.park(path, trouble.reason)
 
-    def park(self, path: Path, reason: str) -> Parked:
+    def accept(self, path: Path) -> Ending:
+        """Write what was suggested for the file at `path`: from now on that is the owner's own label.
+
+        Raises:
+            BadFile: nothing is suggested for it, or it was changed since.
+            TryLater: the moment was bad; the file is as it was.
+        """
+        known = self._ledger.known(path)
+        if known is None or not known.suggestion:
+            raise BadFile(path, "nothing is suggested for it")
+        track = self._read(path, _present(path))
+        if (track.audio_id, track.tags.genres) != (known.audio_id, known.genres):
+            raise BadFile(path, "was changed since the suggestion was made")
+        latest = self._ledger.latest_decision(track.audio_id)
+        bundle = latest[1].bundle if latest else None
+        ending = self._write(track, known.suggestion, bundle)
+        genre = policy.filed_genre(known.suggestion, self._taxonomy)
+        self._ledger.record_correction(track.audio_id, path, known.suggestion, genre, "accepted")
+        log.info("accepted", path=path, genres=known.suggestion, change=ending.change)
+        return ending
+
+    def mode_of(self, path: Path) -> Mode:
+        """What may be done to the file at `path`, by the root in which it lies; anything, outside of all roots."""
+        return next((root.mode for root in self._roots if path.is_relative_to(root.path)), Mode.APPLY)
+
+    def decline(self, path: Path) -> None:
+        """Make no more of what was suggested for the file at `path`, until the file changes.
+
+        Raises:
+            BadFile: nothing is suggested for it.
+        """
+        known = self._ledger.known(path)
+        if known is None or not known.suggestion:
+            raise BadFile(path, "nothing is suggested for it")
+        self._ledger.remember(
+            replace(known, status=FileStatus.UNCHANGED, reason="the owner declined the suggestion", suggestion=())
+        )
+        log.info("declined", path=path, genres=known.suggestion)
+
+    def park(self, path: Path, reason: str, status: FileStatus = FileStatus.PARKED) -> Parked:
         """Leave the file alone, with the reason on record, until it changes."""
         state = scan.state_of(path)
         if state is not None:
@@ -106,26 +160,42 @@ class Pipeline:
             # What was known of it stays known: a file caught in the middle of an edit is whole again in a moment, and
             # its genre then tells whether the owner changed it.
             audio_id, genres = (known.audio_id, known.genres) if known else (None, ())
-            self._ledger.remember(KnownFile(path, audio_id, state, genres, FileStatus.PARKED, reason))
+            self._ledger.remember(KnownFile(path, audio_id, state, genres, status, reason))
         log.warning("parked", path=path, reason=reason)
         return Parked(path, reason)
 
     def _read(self, path: Path, state: FileState) -> Track:
-        with Sound(path) as sound:
+        with self._reader.sound(path) as sound:
             audio_id = sound.packet_digest()
-        found = tags.read(path, id3_v23_separator=self._config.tagging.id3_v23_separator)
-        return Track(path, state, audio_id, found)
+        return Track(path, state, audio_id, self._tags(path))
+
+    def _tags(self, path: Path) -> tags.Tags:
+        return self._reader.tags(path, self._config.tagging.id3_v23_separator)
+
+    def _as_known(self, known: KnownFile, state: FileState) -> bool:
+        """Whether the file is as it is on record.
+
+        Where only its change time has moved (chmod, a hard link, a player that puts the mtime back), its genres tell:
+        reading them is cheap, reading all of its sound is not.
+        """
+        if known.state == state:
+            return True
+        if not known.state.same_content(state) or self._tags(known.path).genres != known.genres:
+            return False
+        self._ledger.remember(replace(known, state=state))
+        return True
 
     # What the ledger already knows of the track
 
-    def _recognised(self, track: Track, last: KnownFile) -> Ending | None:
+    def _recognised(self, track: Track, last: KnownFile, mode: Mode) -> Ending | None:
         """The ending for a track that was seen before and needs no more: moved, touched, or corrected by the owner."""
         if self._learn(track, last):
             self._remember(track, FileStatus.UNCHANGED, "the owner's label")
+            self.filer.ask(track.path, track.tags.genres, mode)
             return Unchanged(track.path, "the owner's label")
-        if last.status is FileStatus.PARKED or self._is_original(track):
+        if not policy.finished(last.status, mode) or self._is_original(track):
             return None
-        self._remember(track, last.status, last.reason)
+        self._remember(track, last.status, last.reason, last.suggestion)
         return Unchanged(track.path, last.reason or "seen already")
 
     def _learn(self, track: Track, last: KnownFile) -> bool:
@@ -134,7 +204,7 @@ class Pipeline:
             self._ledger.forget(last.path)
             log.info("moved", path=track.path, from_path=last.path)
         correction = correct.recognise(last.genres, track.tags.genres, self._taxonomy)
-        if correction is None or self._is_our_write(track):
+        if correction is None or self._is_our_write(track) or self._is_older_than_the_record(track, last):
             return False
         self._ledger.record_correction(track.audio_id, track.path, correction.genres, correction.genre, "retagged")
         log.info("corrected", path=track.path, before=last.genres, genres=correction.genres, genre=correction.genre)
@@ -144,6 +214,17 @@ class Pipeline:
         """Whether the genres are what we last wrote for this sound, perhaps into another copy of it."""
         ours = [change for change in self._ledger.changes_of(track.audio_id) if change.undoable]
         return bool(ours) and ours[-1].genres_after == track.tags.genres
+
+    def _is_older_than_the_record(self, track: Track, last: KnownFile) -> bool:
+        """Whether the difference may be our own doing: the ledger was restored from a backup made before it."""
+        restored_at = self._ledger.fact(RESTORED_AT)
+        if restored_at is None or last.seen_at >= restored_at:
+            return False
+        changed_at = datetime.fromtimestamp(track.state.ctime_ns / 1e9, UTC).isoformat(timespec="milliseconds")
+        if changed_at >= restored_at:
+            return False
+        log.info("relearned", path=track.path, genres=track.tags.genres, reason="older than the restored record")
+        return True
 
     def _is_original(self, track: Track) -> bool:
         """Whether the file is again, byte for byte, what we once wrote a genre into: it was copied here anew."""
@@ -158,10 +239,20 @@ class Pipeline:
         here = next((known for known in seen if known.path == track.path), None)
         if here is not None:
             return here
-        # The same sound at a path that is gone was moved; at one that is still there this file is a copy, and so it is
-        # where the whole folder is gone: a volume may be unmounted.
-        gone = (known for known in seen if scan.state_of(known.path) is None and known.path.parent.is_dir())
-        return next(gone, None)
+        return next((known for known in seen if self._has_left(known, track.state)), None)
+
+    def _has_left(self, known: KnownFile, state: FileState) -> bool:
+        """Whether the file of `known` is the one that is in `state` elsewhere now, or was at least taken away.
+
+        The same sound at a path that is still there makes this file a copy; so it is where the volume of that path may
+        be unmounted. A renamed file keeps its inode, with it a whole tree of them.
+        """
+        if scan.state_of(known.path) is not None:
+            return False
+        if known.state.same_content(state) or known.path.parent.is_dir():
+            return True
+        roots = (root.path for root in self._roots if known.path.is_relative_to(root.path))
+        return any(scan.is_inhabited(root) for root in roots)
 
     def _owners_label(self, audio_id: str) -> tuple[str, ...]:
         corrections = self._ledger.corrections(audio_id)
@@ -180,22 +271,31 @@ class Pipeline:
         return ending
 
     def _carry_out(self, track: Track, plan: policy.Plan, decision: Decision, mode: Mode) -> Ending:
+        if track.tags.cannot and isinstance(plan, policy.Write):
+            self._remember(track, FileStatus.UNCHANGED, f"{', '.join(plan.genres)}, untagged: {track.tags.cannot}")
+            self.filer.ask(track.path, plan.genres, mode)
+            return Unchanged(track.path, track.tags.cannot)
         if isinstance(plan, policy.Write) and mode is Mode.APPLY:
-            return self._changer.write_genres(
-                track.path, track.audio_id, track.tags.genres, plan.genres, decision.bundle
-            )
+            return self._write(track, plan.genres, decision.bundle)
         if isinstance(plan, policy.Write):
-            reason = f"{'suggested' if mode is Mode.SUGGEST else 'dry run'}: {', '.join(plan.genres)}"
-            self._remember(track, FileStatus.UNCHANGED, reason)
-            return Unchanged(track.path, reason)
+            reason = "suggested" if mode is Mode.SUGGEST else "dry run"
+            self._remember(track, FileStatus.SUGGESTED, reason, plan.genres)
+            return Suggested(track.path, plan.genres)
         if decision.abstention is not None:
             self._remember(track, FileStatus.ABSTAINED, decision.abstention.value)
             return Abstained(track.path, decision.abstention)
         self._remember(track, FileStatus.UNCHANGED, plan.reason)
+        self.filer.ask(track.path, track.tags.genres, mode)
         return Unchanged(track.path, plan.reason)
 
-    def _remember(self, track: Track, status: FileStatus, reason: str) -> None:
-        self._ledger.remember(KnownFile(track.path, track.audio_id, track.state, track.tags.genres, status, reason))
+    def _write(self, track: Track, genres: tuple[str, ...], bundle: str | None) -> Applied:
+        filing: Filing | None = self.filer.wish(track.path, genres)
+        return self._changer.write_genres(track.path, track.audio_id, track.tags.genres, genres, bundle, filing=filing)
+
+    def _remember(self, track: Track, status: FileStatus, reason: str, suggestion: tuple[str, ...] = ()) -> None:
+        self._ledger.remember(
+            KnownFile(track.path, track.audio_id, track.state, track.tags.genres, status, reason, suggestion)
+        )
 
     def _report(self, ending: Ending, judged: Judged, since_settled_s: float) -> None:
         decision, heard = judged.decision, judged.heard
@@ -218,6 +318,8 @@ class Pipeline:
                 event.info("tagged", change=ending.change, genres=ending.genres_after, before=ending.genres_before)
             case Abstained():
                 event.info("abstained", reason=ending.reason.value)
+            case Suggested():
+                event.info("suggested", genres=ending.genres)
             case Unchanged():
                 event.info("left", reason=ending.reason)
 
@@ -225,9 +327,10 @@ class Pipeline:
 class Judge:
     """Hears files and decides, without writing or recording anything; `classify` is this and nothing more."""
 
-    def __init__(self, config: Config, ensemble: Ensemble, taxonomy: Taxonomy) -> None:
+    def __init__(self, config: Config, ensemble: Ensemble, taxonomy: Taxonomy, reader: Reader) -> None:
         """Decide with `ensemble` in `taxonomy`, by the thresholds and segments of `config`."""
         self._ensemble = ensemble
+        self._reader = reader
         self._segments = config.models.segments
         self._rule = policy.decision_rule(ensemble.bundle.manifest, taxonomy, config.thresholds)
 
@@ -235,17 +338,24 @@ class Judge:
         """The decision on the file at `path`.
 
         Raises:
-            BadFile, TryLater: as `Sound`.
+            BadFile, TryLater: as `Reader.sound`.
         """
-        with Sound(path) as sound:
+        with self._reader.sound(path) as sound:
             heard = self._ensemble.hear(sound, self._segments)
         starts = [window.start_s for window in heard.windows]
         return Judged(decide.decide(heard.logits, starts, self._rule), heard)
 
 
 def retry_or_park(pipeline: Pipeline, trouble: TryLater, attempts: int, max_attempts: int) -> Parked | None:
-    """Park a file that failed `max_attempts` times; None while it is worth another try."""
+    """Leave a file that failed `max_attempts` times for a day or the next start; None while it is worth another try."""
     if attempts < max_attempts:
         log.warning("postponed", path=trouble.path, reason=trouble.reason, attempt=attempts)
         return None
-    return pipeline.park(trouble.path, f"{trouble.reason} (tried {attempts} times)")
+    return pipeline.park(trouble.path, f"{trouble.reason} (tried {attempts} times)", FileStatus.WAITING)
+
+
+def _present(path: Path) -> FileState:
+    state = scan.state_of(path)
+    if state is None:
+        raise BadFile(path, "is not there, or not a regular file")
+    return state

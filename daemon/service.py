@@ -1,8 +1,8 @@
 """The daemon: threads, stop flag, schedule, health, reload of config and bundle. It decides nothing about a track.
 
 Three threads beside the main one: intake (touched files until they settle), worker (queued files through the
-pipeline), rescan (what the watchers missed). The main thread sees to signals, health, reloads and systemd. Signal
-handlers only set flags.
+pipeline), rescan (what the watchers missed). The main thread sees to signals, health, reloads and systemd, a scheduler
+to the daily backup of the ledger. Signal handlers only set flags.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import queue as thread_queue
 import signal
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,14 +25,14 @@ from apscheduler.schedulers.background import BackgroundScheduler
 
 from daemon.core import config as configuration
 from daemon.core.config import Config, Root
-from daemon.core.errors import BadFile, BundleError, ConfigError, LedgerDamaged, LedgerError, TryLater
+from daemon.core.errors import BundleError, ConfigError, LedgerDamaged, LedgerError
 from daemon.core.ledger import Ledger
-from daemon.core.records import Ending
-from daemon.effects import scan, watch
+from daemon.effects import watch
 from daemon.effects.notify import Notifier
-from daemon.effects.queue import Job, Queue
+from daemon.effects.queue import Queue
 from daemon.intake import Intake
-from daemon.pipeline import Pipeline, retry_or_park
+from daemon.pipeline import Pipeline
+from daemon.worker import Worker
 
 log = structlog.get_logger()
 
@@ -75,21 +75,20 @@ class Service:
         self._publish = publish
         self._config = source.config
         self._roots = tuple(source.roots(self._config))
-        self._pipeline = source.build_pipeline(self._config)
+        pipeline = source.build_pipeline(self._config)
         self._bundle_mark = source.bundle_mark(self._config)
         self._intake = Intake(ledger, queue, self._roots, self._config.settle)
+        self._worker = Worker(queue, self._intake, pipeline, self._config.queue)
         self._watcher = watch.Watcher(self._intake.touch, self._on_loss)
         self._stop = threading.Event()
         # Signal handlers run between any two steps of the main thread, so they must not take a lock that it may hold,
         # as an Event's: plain flags, and a queue whose `put` is reentrant.
         self._asked_to_stop = self._asked_to_reload = False
         self._knocks: thread_queue.SimpleQueue[None] = thread_queue.SimpleQueue()
-        self._work = threading.Event()
         self._rescan_wanted = threading.Event()
+        self._rescanned_at = time.monotonic()
         self._threads: dict[str, threading.Thread] = {}
         self._heartbeats: dict[str, float] = {}
-        self._endings: Counter[str] = Counter()
-        self._last_track_at: float | None = None
         self._config_mark = self._seen_mark = _mark(source.config_path)
         self._started_at = time.time()
         self._sound = True
@@ -102,8 +101,9 @@ class Service:
         scheduler = self._schedule()
         try:
             self._watcher.start(self._watches())
-            for name, loop in (("intake", self._intake_loop), ("worker", self._worker), ("rescan", self._rescan)):
-                self._start(name, loop)
+            steps = {"intake": self._intake_step, "worker": self._worker_step, "rescan": self._rescan_step}
+            for name, step in steps.items():
+                self._start(name, step)
             self._rescan_wanted.set()
             self._notifier.ready(self._status_line())
             log.info("ready", roots=[str(root.path) for root in self._roots], **self._source.describe())
@@ -137,33 +137,59 @@ class Service:
         signal.signal(signal.SIGHUP, on_reload)
 
     def _schedule(self) -> BackgroundScheduler:
-        # A machine that slept through a run does it once on waking: the default grace of 1 s would drop it.
+        # A machine that slept through a job does it once on waking: the default grace of 1 s would drop it.
         scheduler = BackgroundScheduler(job_defaults={"misfire_grace_time": None, "coalesce": True})
-        scheduler.add_job(self._rescan_wanted.set, "interval", seconds=self._config.rescan.interval_s, id="rescan")
+        scheduler.add_job(self._back_up, "interval", hours=1, next_run_time=datetime.now(UTC), id="backup")
         scheduler.start()
-        self._scheduler = scheduler
         return scheduler
 
-    def _start(self, name: str, loop: Callable[[], None]) -> None:
+    def _back_up(self) -> None:
+        try:
+            made = self._ledger.back_up()
+        except LedgerDamaged as error:
+            # The daily copy is the daily look for damage too. The next start refuses, and says what to do.
+            log.critical("ledger_damaged", reason=str(error))
+            self._sound = False
+            self.stop()
+        except (LedgerError, OSError) as error:
+            log.error("backup_failed", reason=str(error))
+        else:
+            if made is not None:
+                log.info("backed_up", path=made)
+
+    def _start(self, name: str, step: Callable[[], None]) -> None:
         self._heartbeats[name] = time.monotonic()
-        thread = threading.Thread(target=self._guarded, args=(name, loop), name=name)
+        thread = threading.Thread(target=self._guarded, args=(name, step), name=name)
         self._threads[name] = thread
         thread.start()
 
-    def _guarded(self, name: str, loop: Callable[[], None]) -> None:
+    def _guarded(self, name: str, step: Callable[[], None]) -> None:
         try:
-            loop()
+            while not self._stop.is_set():
+                self._heartbeats[name] = time.monotonic()
+                self._try(step)
         except Exception:
             # The main loop sees the dead thread and ends the service, so that it is started afresh: a damaged queue is
             # then set aside, a damaged ledger refused.
             log.exception("thread_died", thread=name)
             self._knocks.put(None)
 
+    def _try(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except LedgerDamaged:
+            raise
+        except LedgerError as error:
+            # What had settled is lost to the queue; the next rescan brings it again.
+            log.error("record_failed", reason=str(error))
+            self._stop.wait(_IDLE_S)
+            self._rescan_wanted.set()
+
     def _end_threads(self) -> None:
         self._stop.set()
         self._watcher.stop()
         self._intake.wake()
-        self._work.set()
+        self._worker.wake()
         self._rescan_wanted.set()
         for thread in self._threads.values():
             thread.join()
@@ -201,6 +227,10 @@ class Service:
 
     # Health
 
+    def worker_lives(self) -> None:
+        """The worker is busy with a file that takes its time; called from its own thread."""
+        self._heartbeats["worker"] = time.monotonic()
+
     def troubles(self) -> list[str]:
         """Threads that are dead or stuck; a folder that is not there is not one of them."""
         now = time.monotonic()
@@ -219,8 +249,8 @@ class Service:
             "roots": [str(root.path) for root in self._roots],
             "queued": len(self._queue),
             "settling": self._intake.settling,
-            "done": dict(self._endings),
-            "last_track_at": self._last_track_at,
+            "done": dict(self._worker.endings),
+            "last_track_at": self._worker.last_track_at,
             "healthy": not self.troubles(),
             "troubles": self.troubles() + self._watcher.troubles(),
             "threads": {name: thread.is_alive() for name, thread in self._threads.items()},
@@ -228,7 +258,7 @@ class Service:
         }
 
     def _status_line(self) -> str:
-        done = ", ".join(f"{count} {name}" for name, count in sorted(self._endings.items())) or "nothing yet"
+        done = ", ".join(f"{count} {name}" for name, count in sorted(self._worker.endings.items())) or "nothing yet"
         return f"{len(self._queue)} queued, {self._intake.settling} settling; since start: {done}"
 
     # Reload
@@ -255,12 +285,12 @@ class Service:
         except (BundleError, LedgerError, OSError) as error:
             self._refuse_config([str(error)])
             return
-        self._config, self._roots, self._pipeline = config, roots, pipeline
+        self._config, self._roots = config, roots
+        self._worker.pipeline, self._worker.limits = pipeline, config.queue
         self._bundle_mark = self._source.bundle_mark(config)
         self._source.start_logging(config)
         self._intake.set(roots, config.settle)
         self._watcher.start(self._watches())
-        self._scheduler.reschedule_job("rescan", trigger="interval", seconds=config.rescan.interval_s)
         self._rescan_wanted.set()
         log.info("config_reloaded", roots=[str(root.path) for root in roots], **self._source.describe())
 
@@ -276,98 +306,34 @@ class Service:
         except (BundleError, LedgerError, OSError) as error:
             log.error("bundle_refused", reason=str(error), serving="the previous bundle")
             return
-        self._pipeline = pipeline
+        self._worker.pipeline = pipeline
         log.info("bundle_serves", **self._source.describe())
 
     # Threads
 
     def _watches(self) -> list[watch.Watch]:
-        return [
-            watch.Watch(root.path, _poll_s(root)) for root in self._roots if root.watch is not configuration.Watch.OFF
-        ]
+        watched = [root for root in self._roots if root.watch is not configuration.Watch.OFF]
+        return [watch.Watch(root.path, _poll_s(root), root.poll_interval_s) for root in watched]
 
     def _on_loss(self, root: Path, reason: str) -> None:
         log.warning("rescan_needed", root=root, reason=reason)
         self._rescan_wanted.set()
 
-    def _intake_loop(self) -> None:
-        while not self._stop.is_set():
-            self._heartbeats["intake"] = time.monotonic()
-            try:
-                if self._intake.step(_IDLE_S):
-                    self._work.set()
-            except LedgerDamaged:
-                raise
-            except LedgerError as error:
-                # What had settled is lost to the queue; the next rescan brings it again.
-                log.error("record_failed", reason=str(error))
-                self._rescan_wanted.set()
-                self._stop.wait(_IDLE_S)
+    def _intake_step(self) -> None:
+        if self._intake.step(_IDLE_S):
+            self._worker.wake()
 
-    def _worker(self) -> None:
-        while not self._stop.is_set():
-            self._heartbeats["worker"] = time.monotonic()
-            try:
-                job = self._queue.lease(self._config.queue.lease_s)
-                if job is None:
-                    self._wait_for_work()
-                else:
-                    self._handle(job)
-            except LedgerDamaged:
-                raise
-            except LedgerError as error:
-                log.error("record_failed", reason=str(error))
-                self._stop.wait(_IDLE_S)
+    def _worker_step(self) -> None:
+        self._worker.step(_IDLE_S)
 
-    def _wait_for_work(self) -> None:
-        due_s = self._queue.seconds_to_next()
-        self._work.wait(_IDLE_S if due_s is None else min(_IDLE_S, max(0.05, due_s)))
-        self._work.clear()
-
-    def _handle(self, job: Job) -> None:
-        root = self._intake.root_of(job.path)
-        if root is None or scan.state_of(job.path) not in (job.state, None):
-            # Changed while it waited: it must settle again. (One that is gone goes on, to be told.)
-            self._queue.done(job)
-            self._intake.touch(job.path)
+    def _rescan_step(self) -> None:
+        # By the monotonic clock: a clock that is set back by a year must not put off the next rescan for a year.
+        due = time.monotonic() >= self._rescanned_at + self._config.rescan.interval_s
+        if not (due or self._rescan_wanted.wait(_IDLE_S)):
             return
-        pipeline, limits = self._pipeline, self._config.queue
-        waited_s = max(0.0, time.time() - job.settled_at)
-        ending: Ending | None
-        try:
-            if job.attempts > limits.max_attempts:
-                # Every other failure ends below: this file took the whole process down each time.
-                raise BadFile(job.path, f"the program died {job.attempts - 1} times while at it")
-            ending = pipeline.process(job.path, root.mode, settled_s=waited_s)
-        except TryLater as trouble:
-            ending = retry_or_park(pipeline, trouble, job.attempts, limits.max_attempts)
-            if ending is None:
-                self._queue.retry(job, limits.retry_s * 2 ** (job.attempts - 1), trouble.reason)
-                return
-        except BadFile as trouble:
-            ending = pipeline.park(trouble.path, trouble.reason)
-        except LedgerError:
-            self._queue.retry(job, limits.retry_s, "the record could not be written")
-            raise
-        except Exception as error:
-            # The one broad except: a bug must not stop the music, and must not be retried for ever.
-            log.exception("bug", path=job.path)
-            ending = pipeline.park(job.path, f"internal error: {type(error).__name__}: {error}")
-        self._queue.done(job)
-        self._endings[type(ending).__name__.lower()] += 1
-        self._last_track_at = time.time()
-
-    def _rescan(self) -> None:
-        while not self._stop.is_set():
-            self._heartbeats["rescan"] = time.monotonic()
-            if self._rescan_wanted.wait(_IDLE_S):
-                self._rescan_wanted.clear()
-                try:
-                    self._intake.rescan(self._rescan_goes_on)
-                except LedgerDamaged:
-                    raise
-                except LedgerError as error:
-                    log.error("record_failed", reason=str(error))
+        self._rescan_wanted.clear()
+        self._rescanned_at = time.monotonic()
+        self._intake.rescan(self._rescan_goes_on)
 
     def _rescan_goes_on(self) -> bool:
         self._heartbeats["rescan"] = time.monotonic()

@@ -19,8 +19,10 @@ from rich.text import Text
 from daemon.core.bundle import Bundle
 from daemon.core.errors import FileTrouble
 from daemon.core.ledger import KnownFile, Ledger
-from daemon.core.records import Decision, Ending
+from daemon.core.ledger_backup import Backup
+from daemon.core.records import Applied, Decision, Ending, Moved
 from daemon.doctor import Finding
+from daemon.verify import Difference
 
 # Control, format (bidirectional overrides among them), line and paragraph separators.
 _UNPRINTABLE = frozenset({"Cc", "Cf", "Zl", "Zp"})
@@ -97,6 +99,33 @@ def genres(values: Sequence[str]) -> str:
     return printable(", ".join(values)) if values else "empty"
 
 
+def undone(done: Applied | Moved) -> str:
+    """One line on a change that was taken back."""
+    if isinstance(done, Moved):
+        return f"{printable(done.path)}: is back in its place (change {done.change})"
+    return f"{printable(done.path)}: genre is {genres(done.genres_after)} again (change {done.change})"
+
+
+def review(found: Sequence[KnownFile], ledger: Ledger, as_json: bool) -> None:
+    """Print files that wait for the owner's word, with what was heard in them."""
+    for known in found:
+        latest = ledger.latest_decision(known.audio_id) if known.audio_id else None
+        decision = latest[1] if latest else None
+        if as_json:
+            row: dict[str, Any] = {"path": str(known.path), "status": known.status.value, "reason": known.reason}
+            row |= {"genres": list(known.genres), "suggestion": list(known.suggestion), "seen_at": known.seen_at}
+            _print_json(row | {"decision": decision_fields(decision) if decision else None})
+            continue
+        if known.suggestion:
+            what = f"{genres(known.genres)} -> {genres(known.suggestion)}"
+        else:
+            what = known.status.value + (f": {printable(known.reason)}" if known.reason else "")
+        sure = f"{decision.confidence:.0%}" if decision else ""
+        _print(f"{sure:>5}  {_pad(what, 32)}{printable(known.path)}")
+    if not as_json:
+        _print(f"{len(found)} files")
+
+
 def history(ledger: Ledger, known: KnownFile, as_json: bool) -> None:
     """Print everything on record for one file, the oldest first."""
     sound = known.audio_id or ""
@@ -108,6 +137,7 @@ def history(ledger: Ledger, known: KnownFile, as_json: bool) -> None:
             {"at": change.at, "event": change.kind.value, "change": change.number, "state": change.state.value}
             | {"before": list(change.genres_before), "after": list(change.genres_after), "path": str(change.path)}
             | {"undoes": change.undoes, "bundle": change.bundle}
+            | ({"target": str(change.target)} if change.target else {})
         )
     for correction in ledger.corrections(sound):
         event = {"at": correction.at, "event": "corrected", "genres": list(correction.genres)}
@@ -134,6 +164,8 @@ def _event_line(event: dict[str, Any]) -> str:
     if event["event"] == "corrected":
         return f"corrected by the owner ({event['how']}): {genres(event['genres'])}"
     what = f"change {event['change']}" + (f", undo of {event['undoes']}" if event["undoes"] else "")
+    if "target" in event:
+        return f"{what}: moved to {printable(event['target'])} ({event['state'].replace('_', ' ')})"
     return f"{what}: {genres(event['before'])} -> {genres(event['after'])} ({event['state'].replace('_', ' ')})"
 
 
@@ -163,6 +195,22 @@ def findings(found: Sequence[Finding], as_json: bool) -> None:
                 _print(f"{'':<8}   {printable(finding.advice)}")
 
 
+def differences(found: Iterable[Difference], as_json: bool) -> int:
+    """Print each difference between record and disk as it is found, and their number; how many there are."""
+    count = 0
+    for each in found:
+        count += 1
+        if as_json:
+            _print_json({"kind": each.kind.value, "path": str(each.path), "what": each.what, "advice": each.advice})
+        else:
+            _print(f"{each.kind.value:<16} {printable(each.path)}: {printable(each.what)}")
+            if each.advice:
+                _print(f"{'':<16}   {printable(each.advice)}")
+    if not as_json:
+        _print(f"{count} differences between record and disk" if count else "record, disk and queue agree")
+    return count
+
+
 def bundle_row(bundle: Bundle) -> dict[str, Any]:
     """A bundle in one row."""
     return {
@@ -189,6 +237,17 @@ def bundles(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
             star = "*" if row["serves"] else ""
             table.add_row(star, row["id"], ", ".join(row["labels"]), ", ".join(row["members"]), row["folder"])
     Console(soft_wrap=True).print(table)
+
+
+def backups(found: Sequence[tuple[Backup, bool]], as_json: bool) -> None:
+    """Print the copies of the ledger, each with whether it is sound."""
+    for backup, sound in found:
+        if as_json:
+            _print_json({"path": str(backup.path), "made_at": backup.made_at.isoformat(), "sound": sound})
+        else:
+            _print(f"{'sound' if sound else 'UNSOUND':<8} {_local(backup.made_at.isoformat())}  {backup.path}")
+    if not found and not as_json:
+        _print("no backup yet")
 
 
 def bundle(loaded: Bundle, as_json: bool) -> None:

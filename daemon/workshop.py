@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from daemon.change import Changer
 from daemon.core.config import Config
 from daemon.core.inference import Ensemble
 from daemon.core.ledger import Ledger
 from daemon.pipeline import Judge, Pipeline
+from daemon.reading import Reader
+from daemon.undoing import Undoer
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What a command needs that changes files."""
+
+    ledger: Ledger
+    reader: Reader
+    undoer: Undoer
 
 
 class Workshop(Protocol):
@@ -42,14 +53,17 @@ class Workshop(Protocol):
     def ensemble(self, settings: Config | None = None, name: str | None = None) -> Ensemble:
         """The bundle, checked, opened and its golden outputs reproduced."""
 
-    def judge(self) -> Judge:
+    def judge(self) -> contextlib.AbstractContextManager[Judge]:
         """What `classify` needs: no ledger is opened and nothing is written."""
 
     def ledger(self) -> contextlib.AbstractContextManager[Ledger]:
         """The ledger, closed afterwards."""
 
-    def writing(self) -> contextlib.AbstractContextManager[tuple[Ledger, Changer]]:
+    def writing(self) -> contextlib.AbstractContextManager[Desk]:
         """The ledger and the means to change files, after what a crash left open is settled."""
+
+    def alone(self) -> contextlib.AbstractContextManager[Path]:
+        """No other process of this program uses the state directory; where its ledger lies."""
 
     def pipeline(self) -> contextlib.AbstractContextManager[Pipeline]:
         """A pipeline for one command."""

@@ -20,6 +20,8 @@ from hypothesis import settings
 from make_bundle import make_bundle
 from structlog.testing import capture_logs
 
+from daemon.reading import Reader
+
 # Single examples are slow on a busy machine; a test that is slow as a whole is seen in the total.
 settings.register_profile("no-deadline", deadline=None)
 settings.load_profile("no-deadline")
@@ -98,6 +100,13 @@ def events() -> Iterator[list[Any]]:
 def tone_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sealed bundle that hears three tones; shared by all tests, so copy it before changing anything in it."""
     return make_bundle(tmp_path_factory.mktemp("bundles") / "tones-1")
+
+
+@pytest.fixture(scope="session")
+def reader() -> Iterator[Reader]:
+    """One process that reads files, for all tests; starting one takes a third of a second."""
+    with Reader() as reader:
+        yield reader
 
 
 @pytest.fixture(scope="session")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,7 @@ from daemon.core.audio import Sound, audio_id
 from daemon.core.errors import BadFile, FileTrouble
 from daemon.core.segments import level_dbfs
 
+CHECKOUT = Path(__file__).resolve().parents[1]
 RATE_HZ = 16_000
 SECONDS = 8.0
 
@@ -202,6 +206,59 @@ def test_the_container_tells_length_rate_and_channels(sweeps: Path, suffix: str)
     assert (info.codec, info.container) != ("", "")
 
 
+def without_length(path: Path, target: Path) -> Path:
+    """A FLAC as it is written to a pipe: its head does not say how many samples there are."""
+    content = bytearray(path.read_bytes())
+    # STREAMINFO after "fLaC" and the block's head; from its byte 13 on, the lower 4 bits and 4 bytes (RFC 9639, 8.2).
+    content[4 + 4 + 13] &= 0xF0
+    content[4 + 4 + 14 : 4 + 4 + 18] = bytes(4)
+    target.write_bytes(content)
+    return target
+
+
+def test_length_that_the_container_does_not_state_is_found(sweeps: Path, tmp_path: Path) -> None:
+    path = without_length(sweeps / "sweep.flac", tmp_path / "piped.flac")
+    with Sound(path) as sound:
+        assert sound.duration_s == sound.info.duration_s == pytest.approx(SECONDS, abs=0.01)
+        assert sound.packet_digest() == audio_id(sweeps / "sweep.flac")
+        assert place_s(sound.read(5.5, 1.0, RATE_HZ)) == pytest.approx(5.5, abs=0.03)
+
+
+def test_length_of_a_damaged_stream_is_that_of_what_can_be_read(sweeps: Path, tmp_path: Path) -> None:
+    path = without_length(sweeps / "sweep.flac", tmp_path / "piped.flac")
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with Sound(path) as sound:
+        assert 2.0 < sound.duration_s < 6.0
+
+
+def test_lying_sample_rate_does_not_multiply_the_samples(tmp_path: Path) -> None:
+    """Read at 1 Hz, a packet of this file is an hour long: at 48 kHz it would take 750 MB."""
+    path = float_wav(tmp_path / "slow.wav", 0.1 * np.sin(np.arange(RATE_HZ)))
+    content = bytearray(path.read_bytes())
+    content[24:28] = struct.pack("<I", 1)
+    path.write_bytes(content)
+    script = "import resource, sys; from daemon.core.audio import Sound; sound = Sound(sys.argv[1]);"
+    script += "resource.setrlimit(resource.RLIMIT_DATA, (400 << 20, 400 << 20)); print(sound.read(0, 2, 48000).size)"
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(path)], cwd=CHECKOUT, capture_output=True, text=True, check=False
+    )
+    assert done.stderr == ""
+    assert 0 <= int(done.stdout) <= 96_000
+
+
+def test_want_of_memory_is_the_files_fault(tmp_path: Path) -> None:
+    """And not the moment's: what is asked for follows from the file, and it would be tried again and again."""
+    path = float_wav(tmp_path / "long.wav", np.zeros(RATE_HZ * 600))
+    script = "import resource, sys; from daemon.core.audio import Sound; from daemon.core.errors import BadFile\n"
+    script += "sound = Sound(sys.argv[1]); resource.setrlimit(resource.RLIMIT_DATA, (60 << 20, 60 << 20))\n"
+    script += "try: sound.read(0, 600, 48000)\nexcept BadFile as trouble: print(trouble.reason)"
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(path)], cwd=CHECKOUT, capture_output=True, text=True, check=False
+    )
+    assert (done.stdout.strip(), done.stderr) == ("needs more memory to read than there is", "")
+
+
 # Identity
 
 
@@ -247,6 +304,49 @@ def test_old_tags_at_the_end_of_an_mp3_are_not_sound(tune: Callable[[str], Path]
     ape["Genre"] = "Polka"
     ape.save(path)
     assert audio_id(path) == before
+
+
+@every_container
+def test_identity_is_the_hash_of_codec_and_packets(tune: Callable[[str], Path], suffix: str) -> None:
+    """Ledgers hold these: whatever changes them for an ordinary file loses its owner's history."""
+    path = tune(suffix)
+    with av.open(str(path)) as container:
+        stream = container.streams.audio[0]
+        expected = hashlib.sha256(stream.codec_context.codec.canonical_name.encode())
+        for packet in container.demux(stream):
+            expected.update(bytes(packet))
+    assert audio_id(path) == expected.hexdigest()
+
+
+def test_identity_of_a_known_file_never_changes(tmp_path: Path) -> None:
+    path = float_wav(tmp_path / "known.wav", np.arange(16_000) % 100 / 100)
+    assert audio_id(path) == "650017c754622c6568334c4388c9471a62c7323fc1198dd766934e6c8114b646"
+
+
+_ID3V1 = b"TAG" + b"Title".ljust(125, b"\0")
+
+
+def ape_tag() -> bytes:
+    item = b"Polka"
+    body = len(item).to_bytes(4, "little") + bytes(4) + b"Genre\0" + item
+    edge = b"APETAGEX" + struct.pack("<III", 2000, len(body) + 32, 1)
+    return edge + struct.pack("<I", 0xA0000000) + bytes(8) + body + edge + struct.pack("<I", 0x80000000) + bytes(8)
+
+
+@pytest.mark.parametrize("suffix", [".mp3", ".flac"])
+@pytest.mark.parametrize("missing", [0, 1, 37, 300, 400])
+@pytest.mark.parametrize("trailer", [_ID3V1, ape_tag(), ape_tag() + _ID3V1], ids=["id3v1", "ape", "both"])
+def test_tags_behind_a_last_frame_that_was_cut_short_are_not_sound(
+    sweeps: Path, tmp_path: Path, suffix: str, missing: int, trailer: bytes
+) -> None:
+    """The demuxer fills up the frame from the tag; a change of the tag would change the track."""
+    whole = (sweeps / f"sweep{suffix}").read_bytes()
+    path = tmp_path / f"cut{suffix}"
+    path.write_bytes(whole[: len(whole) - missing] + trailer)
+    before = audio_id(path)
+    for other in (trailer.replace(b"Title", b"Other").replace(b"Polka", b"Waltz"), trailer + _ID3V1, b""):
+        path.write_bytes(whole[: len(whole) - missing] + other)
+        assert audio_id(path) == before, (other, missing)
 
 
 def test_one_tune_in_several_codecs_is_several_sounds(tmp_path: Path) -> None:

@@ -184,12 +184,13 @@ taxonomy:
         ("taxonomy: [jazz]", "taxonomy[0]: must be a group of keys (got jazz)"),
         ("taxonomy: [{name: R&B/Soul}]", "set another"),
         ("tagging: {id3_v23_separator: a}", "line 1: tagging.id3_v23_separator: the genre 'classical' contains"),
-        ("organise: {enabled: true}", "moving files into genre folders is not in this version yet"),
+        ("organise: {template: '{genre}/../{name}'}", "organise.template"),
+        ("organise: {wait_s: -1}", "organise.wait_s"),
         ("night: {enabled: true}", "training at night is not in this version yet"),
         ("web: {enabled: true}", "the web page is not in this version yet"),
         ("web: {enabled: maybe}", "web.enabled: must be false (got maybe)"),
         ("web: {port: 80}", "web.port: unknown key"),
-        ("roots: [{path: /a, organise: true}]", "roots[0].organise: unknown key"),
+        ("roots: [{path: /a, organize: true}]", "roots[0].organize: unknown key"),
         ("hello", "line 1: must be a group of keys (got hello)"),
         ("? [a]\n: b", "line 1: a key must be a single word"),
         ("settle: !!python/object:os.system {}", "are not used here"),
@@ -349,7 +350,7 @@ def test_the_schema_is_one_that_editors_understand() -> None:
     assert schema["title"] == "Music Reclass config"
     assert schema["additionalProperties"] is False
     assert schema["$defs"]["Settle"]["properties"]["quiet_s"]["exclusiveMinimum"] == 0
-    assert schema["$defs"]["Organise"]["properties"]["enabled"]["const"] is False
+    assert schema["$defs"]["Night"]["properties"]["enabled"]["const"] is False
     assert json.loads(json.dumps(schema)) == schema
 
 

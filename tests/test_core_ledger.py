@@ -8,15 +8,15 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from daemon.core import ledger_schema
 from daemon.core.errors import LedgerError
-from daemon.core.ledger import ChangeKind, ChangeState, FileStatus, KnownFile, Ledger
+from daemon.core.ledger import ChangeKind, ChangeState, FileStatus, Filing, Journey, KnownFile, Ledger
 from daemon.core.records import Abstention, Candidate, Decision, FileState, SegmentVote
 
 SONG = Path("/music/song.flac")
@@ -149,7 +149,8 @@ def test_parked_files_are_listed_with_their_reasons(ledger: Ledger, clock: Clock
     for path in (NOT_UTF8, UNICODE):
         clock.later(seconds=1)
         ledger.remember(known(path, audio_id=None, status=FileStatus.PARKED, reason="is empty"))
-    assert [(file.path, file.reason) for file in ledger.parked()] == [(UNICODE, "is empty"), (NOT_UTF8, "is empty")]
+    found = ledger.of_status(FileStatus.PARKED)
+    assert [(file.path, file.reason) for file in found] == [(UNICODE, "is empty"), (NOT_UTF8, "is empty")]
 
 
 # Decisions
@@ -316,7 +317,8 @@ def test_corrections_are_kept_in_order(ledger: Ledger) -> None:
 
 
 def test_totals_count_everything(ledger: Ledger) -> None:
-    empty = {"tagged": 0, "unchanged": 0, "abstained": 0, "parked": 0, "decisions": 0, "changes": 0, "corrections": 0}
+    names = (*FileStatus, "decisions", "changes", "corrections", "filings")
+    empty = dict.fromkeys(map(str, names), 0)
     assert ledger.totals() == empty
     ledger.remember(known())
     ledger.remember(known(UNICODE, status=FileStatus.PARKED))
@@ -361,7 +363,7 @@ def test_threads_record_side_by_side(ledger: Ledger) -> None:
 RECORDER = """
 import os, signal, sys
 from pathlib import Path
-from daemon.core.ledger import ChangeKind, Ledger
+from daemon.core.ledger import ChangeKind, ChangeState, FileStatus, Filing, Journey, KnownFile, Ledger
 
 ledger = Ledger(Path(sys.argv[1]))
 ledger.intend("a1" * 32, Path("/music/song.flac"), ChangeKind.TAG, before=[], after=["Rock"])
@@ -391,19 +393,82 @@ def test_a_newer_ledger_is_refused_and_left_as_it_is(path: Path) -> None:
     assert path.read_bytes() == before
 
 
-def test_a_ledger_of_the_first_version_keeps_everything(path: Path) -> None:
-    """Published scripts never change, so a ledger of version 1 can be made with the first of them."""
-    path.parent.mkdir()
-    with sqlite3.connect(path) as connection:
-        connection.executescript(ledger_schema.MIGRATIONS[0])
-        connection.execute("PRAGMA user_version = 1")
-        connection.execute(
-            "INSERT INTO files VALUES ('/music/song.flac', ?, 5, 7, 9, '[\"Rock\"]', 'tagged', '', '2026-01-01')",
-            (SOUND,),
-        )
-    connection.close()
-    ledger = Ledger(path)
-    assert ledger.known(SONG) == KnownFile(SONG, SOUND, FileState(5, 7, 9), ("Rock",), FileStatus.TAGGED, "")
-    ledger.remember(known(UNICODE))
-    assert ledger.totals()["tagged"] == 2
-    ledger.close()
+# Moves, acts and filings
+
+
+def test_a_move_is_recorded_with_what_it_brings_along(ledger: Ledger) -> None:
+    target = Path("/music/rock/song.flac")
+    number = ledger.intend(SOUND, SONG, ChangeKind.MOVE, before=["Rock"], after=["Rock"], target=target)
+    words = (SONG.with_suffix(".lrc"), target.with_suffix(".lrc"))
+    cover = (NOT_UTF8, UNICODE)
+    journey = Journey((words, cover), (target.parent,))
+    ledger.staged_move(number, temporary=None, sha256=None, journey=journey)
+    assert ledger.journey(number) == journey
+    ledger.stayed_behind(number, NOT_UTF8)
+    assert ledger.journey(number).companions == (words,)
+    change = ledger.change(number)
+    assert change is not None
+    assert (change.moves, change.place_after, change.undoable) == (True, target, False)
+    ledger.close_change(number, ChangeState.DONE)
+    closed = ledger.change(number)
+    assert closed is not None
+    assert closed.undoable
+
+
+def test_a_change_is_an_act_of_its_own_unless_it_follows_another(ledger: Ledger) -> None:
+    tagged = intend(ledger)
+    moved = ledger.intend(SOUND, SONG, ChangeKind.MOVE, before=[], after=[], target=UNICODE, act=tagged)
+    intend(ledger)
+    assert [change.number for change in ledger.changes_of_act(tagged)] == [tagged, moved]
+
+
+def test_the_changes_of_a_bundle_are_those_in_place_with_what_followed(ledger: Ledger) -> None:
+    first = ledger.intend(SOUND, SONG, ChangeKind.TAG, before=[], after=["Rock"], bundle="night-1")
+    moved = ledger.intend(SOUND, SONG, ChangeKind.MOVE, before=[], after=[], target=UNICODE, act=first)
+    other = ledger.intend(SOUND, SONG, ChangeKind.TAG, before=[], after=["Rock"], bundle="night-2")
+    undone = ledger.intend(SOUND, SONG, ChangeKind.TAG, before=[], after=["Rock"], bundle="night-1")
+    for number in (first, moved, other):
+        ledger.close_change(number, ChangeState.DONE)
+    ledger.close_change(undone, ChangeState.UNDONE)
+    assert [change.number for change in ledger.changes_by("night-1")] == [moved, first]
+
+
+def test_a_filing_waits_for_its_time(ledger: Ledger) -> None:
+    ledger.ask_filing(Filing(SONG, "rock", None, asked_at=1000.0, due_at=1900.0, attempts=0))
+    ledger.ask_filing(Filing(UNICODE, "jazz", 7, asked_at=1000.0, due_at=1500.0, attempts=2))
+    assert ledger.next_filing(1499.0) is None
+    assert ledger.next_filing(1500.0) == Filing(UNICODE, "jazz", 7, 1000.0, 1500.0, 2)
+    ledger.drop_filing(UNICODE)
+    assert [filing.path for filing in ledger.filings()] == [SONG]
+
+
+def test_a_filing_asked_for_by_a_clock_that_was_ahead_is_due(ledger: Ledger) -> None:
+    ledger.ask_filing(Filing(SONG, "rock", None, asked_at=1e9, due_at=1e9 + 900, attempts=0))
+    assert ledger.next_filing(5e8) is not None
+
+
+def test_a_file_asked_for_anew_is_filed_by_the_newer_wish(ledger: Ledger) -> None:
+    ledger.ask_filing(Filing(SONG, "rock", None, asked_at=1.0, due_at=5.0, attempts=0))
+    ledger.ask_filing(Filing(SONG, "jazz", None, asked_at=2.0, due_at=6.0, attempts=0))
+    assert [filing.genre for filing in ledger.filings()] == ["jazz"]
+
+
+def test_a_suggestion_comes_back(ledger: Ledger) -> None:
+    ledger.remember(replace(known(), status=FileStatus.SUGGESTED, suggestion=("Rock", "日本語ポップ")))
+    (found,) = ledger.of_status(FileStatus.SUGGESTED)
+    assert found.suggestion == ("Rock", "日本語ポップ")
+
+
+def test_a_fact_is_what_was_stated_last(ledger: Ledger) -> None:
+    assert ledger.fact("restored_at") is None
+    ledger.state_fact("restored_at", "one")
+    ledger.state_fact("restored_at", "two")
+    assert ledger.fact("restored_at") == "two"
+
+
+def test_an_embedding_beyond_the_range_of_float16_stays_finite(ledger: Ledger) -> None:
+    ledger.record_decision(SOUND, SONG, DECISION, {"e1": np.array([1e6, -1e6, 1.0], np.float32)})
+    found = ledger.embedding(SOUND, "e1")
+    assert found is not None
+    assert np.isfinite(found).all()
+    assert found[2] == 1.0

@@ -70,7 +70,8 @@ class TestReplacing:
         state = files.commit(staged)
         assert track.read_bytes() == CONTENT + b" and more"
         assert list(track.parent.iterdir()) == [track]
-        assert state == staged.after_state == FileState.of(track.stat())
+        assert state == FileState.of(track.stat())
+        assert state.same_content(staged.after_state)
         assert files.sha256_of(track) == staged.after_sha256
 
     def test_verification_sees_the_original_and_the_copy(self, track: Path) -> None:
@@ -425,17 +426,17 @@ class TestLeftovers:
         path.write_bytes(b"half")
         return path
 
-    def test_a_sweep_removes_old_copies_and_nothing_else(self, tmp_path: Path) -> None:
+    def test_a_sweep_removes_copies_in_its_folder_and_nothing_else(self, tmp_path: Path) -> None:
         folder = tmp_path / "album"
         folder.mkdir()
-        left = [self.leftover(folder), self.leftover(tmp_path)]
-        kept = [folder / name for name in ("song.mp3", ".hidden.mp3", "x.reclass-tmp.mp3", ".y.tmp.mp3")]
+        left, below = self.leftover(tmp_path), self.leftover(folder)
+        kept = [tmp_path / name for name in ("song.mp3", ".hidden.mp3", "x.reclass-tmp.mp3", ".y.tmp.mp3")]
         for path in kept:
             path.write_bytes(b"music")
-        assert files.sweep(tmp_path) == ()
-        assert sorted(files.sweep(tmp_path, older_than_s=60, now_s=lambda: time.time() + 61)) == sorted(left)
-        assert all(path.exists() for path in kept)
-        assert not any(path.exists() for path in left)
+        assert files.sweep(tmp_path) == (left,)
+        assert all(path.exists() for path in (*kept, below))
+        assert not left.exists()
+        assert files.sweep(tmp_path / "not there") == ()
 
     def test_a_killed_process_leaves_the_old_file_or_the_new_one(self, track: Path) -> None:
         program = (
@@ -453,7 +454,7 @@ class TestLeftovers:
                 time.sleep(0.02 + 0.013 * attempt)
                 process.send_signal(signal.SIGKILL)
             assert track.read_bytes() in (CONTENT, CONTENT.swapcase())
-        files.sweep(track.parent, older_than_s=-1)
+        files.sweep(track.parent)
         assert list(track.parent.iterdir()) == [track]
 
 

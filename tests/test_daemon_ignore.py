@@ -28,6 +28,34 @@ def test_a_title_that_begins_with_dots_is_no_hidden_file(name: str) -> None:
     assert wanted(ROOT / name, ROOT, SUFFIXES)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        ".38 Special/Hold On Loosely.mp3",
+        ".5 - The Gray Chapter/01 XIX.flac",
+        "Mai/Best ~first things~/01.flac",
+        "~ambient~ mix.flac",
+        "song ~live~.mp3",
+        "ZZ Top/RECYCLER/Concrete and Steel.mp3",
+        "song.sync-conflict-20261101-120000-ABCDEFG.mp3",
+        "song (conflicted copy 2026-11-01).mp3",
+        "INCOMPLETE.mp3",
+        "Incomplete/song.mp3",
+        "F.140.flac",
+        "Kraftwerk - f140.flac",
+        "Vol. 2, Part/song.mp3",
+        "@ the Opera/song.mp3",
+        "#1's/song.mp3",
+        "$ave/song.mp3",
+        "!!!/song.mp3",
+        "Temp/song.mp3",
+        "download/song.mp3",
+    ],
+)
+def test_titles_that_look_like_junk_are_music(name: str) -> None:
+    assert wanted(ROOT / name, ROOT, SUFFIXES)
+
+
 @pytest.mark.parametrize("name", ["cover.jpg", "song.mp3.txt", "song", "song.mp3 ", "playlist.m3u", "mp3"])
 def test_other_files_are_not(name: str) -> None:
     assert not wanted(ROOT / name, ROOT, SUFFIXES)
@@ -53,6 +81,43 @@ def test_other_files_are_not(name: str) -> None:
         "lost+found/song.mp3",
         "System Volume Information/song.mp3",
         "album.part/song.mp3",
+        ".song.mp3.Xa1b2C",
+        ".~tmp~/song.mp3",
+        ".rsync-partial/song.mp3",
+        "song.mp3.~tmp~",
+        ".sync/Archive/song.mp3",
+        "song.mp3.!sync",
+        "song.mp3.bts",
+        "song.mp3.filepart",
+        "song.mp3.lftp",
+        ".in.song.mp3",
+        ".unison.song.mp3.0a1b2c3d.unison.tmp",
+        ".dropbox.cache/2026-11-01/song.mp3",
+        ".song.mp3.~1a2b3c",
+        ".@__thumb/song.mp3",
+        "@Recycle/song.mp3",
+        "@GMT-2026.11.01-00.00.00/song.mp3",
+        "song.mp3@SynoResource",
+        "$Recycle.Bin/S-1-5-21/song.mp3",
+        ".Spotlight-V100/song.mp3",
+        ".Trashes/501/song.mp3",
+        ".AppleDouble/song.mp3",
+        "Network Trash Folder/song.mp3",
+        ".nfs000000000012d68700000001.mp3",
+        ".fuse_hidden0000001200000001.mp3",
+        ".smbdeleteAAA1.mp3",
+        ".snapshots/1/snapshot/song.mp3",
+        "INCOMPLETE0123456789abcdef0123456789abcdefsong.mp3",
+        "_UNPACK_Artist - Album/song.mp3",
+        "_FAILED_Artist - Album/song.mp3",
+        "song.f140.flac",
+        "song.f251-drc.mp3",
+        "song.mp3.ytdl",
+        "song.mp3.aria2",
+        "song.mp3.bc!",
+        "001.part.met",
+        "Song.tmp/download.mp3",
+        "song.mp3.download/song.mp3",
     ],
 )
 def test_junk_of_copying_programs_and_boxes_is_not(name: str) -> None:

@@ -13,16 +13,20 @@ from pathlib import Path
 import pytest
 
 from daemon.core.errors import LedgerError
+from daemon.core.ledger import Ledger
 from daemon.core.records import FileState
-from daemon.effects.queue import Job, Queue, open_queue
+from daemon.effects.queue import Job, Queue, QueueReader, open_queue
 
 SONG = Path("/music/song.flac")
 OTHER = Path("/music/other.flac")
 LEASE_S = 300.0
 
 
-def state(size: int = 100) -> FileState:
-    return FileState(size, 1_700_000_000_123_456_789, 42)
+YEAR_S = 365 * 86_400.0
+
+
+def state(size: int = 100, ctime_ns: int = 1_700_000_000_987_654_321) -> FileState:
+    return FileState(size, 1_700_000_000_123_456_789, 42, ctime_ns)
 
 
 class Clock:
@@ -98,7 +102,7 @@ def test_a_finished_job_is_gone(queue: Queue) -> None:
 def test_a_job_whose_worker_vanished_is_lent_again_after_its_lease(queue: Queue, clock: Clock) -> None:
     queue.put(SONG, state())
     leased(queue)
-    clock.now_s += LEASE_S
+    clock.now_s += LEASE_S - 1
     assert queue.lease(LEASE_S) is None
     clock.now_s += 1
     assert leased(queue).attempts == 2
@@ -137,6 +141,44 @@ def test_a_job_outlives_the_death_of_its_worker(path: Path) -> None:
     job = leased(queue)
     assert (job.path, job.state, job.attempts) == (SONG, FileState(1, 2, 3), 2)
     queue.close()
+
+
+def test_a_worker_that_lost_its_lease_does_not_end_the_job_of_the_one_that_has_it_now(
+    queue: Queue, clock: Clock
+) -> None:
+    queue.put(SONG, state())
+    slow = leased(queue)
+    clock.now_s += LEASE_S
+    quick = leased(queue)
+    queue.done(slow)
+    assert len(queue) == 1
+    queue.retry(slow, 0.0, "in use")
+    assert queue.lease(LEASE_S) is None, "it is still lent to the other one"
+    queue.done(quick)
+    assert len(queue) == 0
+
+
+def test_a_lease_that_was_taken_back_ends_nothing(queue: Queue) -> None:
+    queue.put(SONG, state())
+    job = leased(queue)
+    queue.release_all()
+    queue.done(job)
+    queue.retry(job, 60.0, "in use")
+    assert leased(queue).path == SONG
+
+
+def test_a_job_that_is_put_again_after_its_end_is_not_ended_by_an_earlier_worker(queue: Queue, clock: Clock) -> None:
+    queue.put(SONG, state())
+    slow = leased(queue)
+    clock.now_s += LEASE_S
+    queue.done(leased(queue))
+    queue.put(SONG, state())
+    queue.done(slow)
+    assert leased(queue).path == SONG
+    queue.done(slow)
+    queue.retry(slow, 0.0, "in use")
+    assert len(queue) == 1
+    assert queue.lease(LEASE_S) is None
 
 
 # Files that change again
@@ -185,6 +227,26 @@ def test_a_changed_file_that_waits_for_a_retry_is_due_at_once(queue: Queue, cloc
     assert queue.seconds_to_next() == 0.0
     job = leased(queue)
     assert (job.state, job.attempts) == (state(2), 1)
+
+
+def test_a_change_of_nothing_but_the_change_time_is_a_change(queue: Queue) -> None:
+    """A tagger that puts size and mtime back leaves no other trace."""
+    queue.put(SONG, state(ctime_ns=1))
+    job = leased(queue)
+    queue.put(SONG, state(ctime_ns=2))
+    queue.done(job)
+    assert queue.states() == {SONG: state(ctime_ns=2)}
+    assert leased(queue).state.ctime_ns == 2
+
+
+def test_a_file_that_changed_while_it_was_tried_in_vain_is_due_at_once(queue: Queue) -> None:
+    """What was wrong with it may be right now."""
+    queue.put(SONG, state(1))
+    job = leased(queue)
+    queue.put(SONG, state(2))
+    queue.retry(job, 60.0, "in use")
+    again = leased(queue)
+    assert (again.state, again.attempts) == (state(2), 1)
 
 
 # Trying again
@@ -241,6 +303,125 @@ def test_the_wait_counts_a_lease_that_runs_out(queue: Queue) -> None:
     assert queue.seconds_to_next() == pytest.approx(LEASE_S)
 
 
+@pytest.mark.parametrize("delay_s", [1e9, 1e300])
+def test_no_job_is_put_off_for_longer_than_a_day(queue: Queue, clock: Clock, delay_s: float) -> None:
+    queue.put(SONG, state())
+    queue.retry(leased(queue), delay_s, "in use")
+    assert queue.seconds_to_next() == 86_400.0
+    clock.now_s += 86_400.0
+    assert leased(queue).path == SONG
+
+
+def test_a_reason_that_names_a_file_which_is_no_text_can_be_kept(queue: Queue) -> None:
+    queue.put(SONG, state())
+    queue.retry(leased(queue), 1.0, os.fsdecode(b"caf\xe9.mp3: in use"))
+    assert len(queue) == 1
+
+
+# A clock that is set
+
+
+def waits(queue: Queue, clock: Clock) -> float:
+    """How long until a job is lent, as told; it is then lent indeed, and not a second sooner."""
+    told = queue.seconds_to_next()
+    assert told is not None
+    if told > 1.0:
+        clock.now_s += told - 1.0
+        assert queue.lease(LEASE_S) is None
+        clock.now_s += 1.0
+    elif told > 0.0:
+        clock.now_s += told
+    assert queue.lease(LEASE_S) is not None
+    return told
+
+
+@pytest.mark.parametrize("back_s", [3600.0, YEAR_S, 900_000.0])
+def test_a_clock_that_is_set_back_hides_no_job(queue: Queue, clock: Clock, back_s: float) -> None:
+    queue.put(SONG, state())
+    clock.now_s -= back_s
+    assert waits(queue, clock) == 0.0
+
+
+@pytest.mark.parametrize("back_s", [3600.0, YEAR_S])
+def test_a_clock_that_is_set_back_does_not_put_a_retry_off(queue: Queue, clock: Clock, back_s: float) -> None:
+    queue.put(SONG, state())
+    queue.retry(leased(queue), 30.0, "in use")
+    clock.now_s -= back_s
+    assert waits(queue, clock) <= 30.0
+
+
+@pytest.mark.parametrize("back_s", [3600.0, YEAR_S])
+def test_a_lease_from_before_the_clock_was_set_back_is_lost(queue: Queue, clock: Clock, back_s: float) -> None:
+    queue.put(SONG, state())
+    lost = leased(queue)
+    clock.now_s -= back_s
+    assert waits(queue, clock) <= LEASE_S
+    queue.done(lost)
+    assert len(queue) == 1
+
+
+def test_a_clock_that_is_corrected_by_seconds_takes_no_lease_away(queue: Queue, clock: Clock) -> None:
+    queue.put(SONG, state())
+    job = leased(queue)
+    clock.now_s -= 5
+    assert queue.lease(LEASE_S) is None
+    assert queue.seconds_to_next() == LEASE_S + 5
+    queue.done(job)
+    assert len(queue) == 0
+
+
+def test_jobs_put_before_and_after_the_clock_was_set_back_are_all_lent(queue: Queue, clock: Clock) -> None:
+    queue.put(SONG, state())
+    clock.now_s -= YEAR_S
+    queue.put(OTHER, state())
+    assert {leased(queue).path, leased(queue).path} == {SONG, OTHER}
+    assert queue.seconds_to_next() == LEASE_S
+
+
+def test_a_file_that_changes_after_the_clock_was_set_back_is_due(queue: Queue, clock: Clock) -> None:
+    queue.put(SONG, state(1))
+    queue.retry(leased(queue), 60.0, "in use")
+    clock.now_s -= YEAR_S
+    queue.put(SONG, state(2))
+    assert waits(queue, clock) == 0.0
+
+
+@pytest.mark.parametrize("forward_s", [3600.0, YEAR_S])
+def test_a_clock_that_is_set_forward_only_makes_jobs_due(queue: Queue, clock: Clock, forward_s: float) -> None:
+    queue.put(SONG, state())
+    queue.retry(leased(queue), 30.0, "in use")
+    clock.now_s += forward_s
+    queue.put(OTHER, state())
+    assert [leased(queue).path, leased(queue).path] == [SONG, OTHER]
+    # And back again, as a clock does that has found its server.
+    clock.now_s -= forward_s
+    assert waits(queue, clock) <= LEASE_S
+
+
+# Another process's queue
+
+
+def test_a_reader_sees_every_job_and_lends_none(queue: Queue, path: Path) -> None:
+    paths = {Path(os.fsdecode(b"/music/%d-\xe9.mp3" % number)) for number in range(700)}
+    paths |= {Path(f"/music/{number}.mp3") for number in range(700)}
+    queue.put_all([(path, state()) for path in paths])
+    reader = QueueReader(path)
+    found = list(reader.paths())
+    assert len(found) == len(paths) == 1400
+    assert set(found) == paths
+    assert reader.holds(found[0])
+    assert not reader.holds(SONG)
+    reader.check()
+    reader.close()
+    assert leased(queue).attempts == 1
+
+
+def test_a_reader_makes_no_queue(path: Path) -> None:
+    with pytest.raises(LedgerError):
+        QueueReader(path)
+    assert not path.exists()
+
+
 # A damaged file
 
 
@@ -264,6 +445,13 @@ def test_a_queue_of_a_newer_version_is_not_set_aside(path: Path) -> None:
     with pytest.raises(LedgerError, match="newer version"):
         open_queue(path)
     assert [entry.name for entry in path.parent.iterdir()] == ["queue.db"]
+
+
+def test_a_ledger_in_the_queues_place_is_neither_used_nor_set_aside(path: Path) -> None:
+    Ledger(path).close()
+    with pytest.raises(LedgerError, match="is not a Music Reclass queue: it is a ledger"):
+        open_queue(path)
+    assert path.exists()
 
 
 def test_threads_share_the_work_without_overlap(queue: Queue) -> None:

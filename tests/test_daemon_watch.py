@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import logging
 import os
 import resource
@@ -16,14 +17,15 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+import wired
 from watchdog.observers.api import EventEmitter
-from watchdog.observers.inotify_c import InotifyFD
-from watchdog.utils import BaseThread
 
+from daemon.core.config import Settle
 from daemon.core.errors import TryLater
 from daemon.core.records import FileState
 from daemon.effects import scan
 from daemon.effects.watch import Watch, Watcher, is_on_network
+from daemon.effects.watch.inotify import Handling, Reader
 
 DEADLINE_S = 20.0
 
@@ -97,7 +99,7 @@ def moved(paths: Sequence[Path], source: Path, target: Path) -> list[Path]:
     return [target / path.relative_to(source) for path in paths]
 
 
-def only(kind: type[BaseThread]) -> BaseThread:
+def only(kind: type[threading.Thread]) -> threading.Thread:
     """The one running thread of this class."""
     (found,) = [thread for thread in threading.enumerate() if isinstance(thread, kind)]
     return found
@@ -280,15 +282,35 @@ def test_a_linked_root_that_leads_elsewhere_now_is_watched_anew(watcher: Watcher
     ear.hears([link / "song.mp3"])
 
 
-@pytest.mark.parametrize("kind", [EventEmitter, InotifyFD])
-def test_a_dead_thread_is_found_and_replaced(watcher: Watcher, ear: Ear, root: Path, kind: type[BaseThread]) -> None:
+@pytest.mark.parametrize("kind", [EventEmitter, Reader])
+def test_a_dead_thread_is_found_and_replaced(
+    watcher: Watcher, ear: Ear, root: Path, kind: type[EventEmitter] | type[Reader]
+) -> None:
     watcher.start([Watch(root, None)])
     thread = only(kind)
+    assert isinstance(thread, (EventEmitter, Reader))
     thread.stop()
     thread.join(DEADLINE_S)
-    assert watcher.troubles() == [f"{root}: thread {type(thread).__name__} has died"]
+    (trouble,) = watcher.troubles()
+    assert trouble.startswith(f"{root}: thread {type(thread).__name__}")
+    assert trouble.endswith(" has died")
     watcher.heal()
     assert watcher.troubles() == []
+    assert ear.loses("the watching thread had died") == root
+    (root / "song.mp3").write_bytes(b"sound")
+    ear.hears([root / "song.mp3"])
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_dies_of_an_error_is_found_and_replaced(watcher: Watcher, ear: Ear, root: Path) -> None:
+    """The one that works through the events: without it the others look as busy as ever and tell nothing."""
+    watcher.start([Watch(root, None)])
+    thread = only(Handling)
+    only(Reader)._unhandled.put(["no event"])  # type: ignore[attr-defined]
+    thread.join(DEADLINE_S)
+    assert not thread.is_alive()
+    assert "Handling has died" in watcher.troubles()[0]
+    watcher.heal()
     assert ear.loses("the watching thread had died") == root
     (root / "song.mp3").write_bytes(b"sound")
     ear.hears([root / "song.mp3"])
@@ -329,39 +351,147 @@ def test_healing_what_is_healthy_changes_nothing(watcher: Watcher, ear: Ear, roo
     assert ear.losses == []
 
 
-FLOOD = """
-import os, sys
-print("ready", flush=True)
-sys.stdin.readline()
-for _ in range(int(sys.argv[3])):
-    os.utime(sys.argv[1])
-    os.utime(sys.argv[2])
-"""
+# A program that does something to ROOT, many times.
+FLOODS = {
+    "write": "open(f'{root}/{n % 2}.mp3', 'ab').close()",
+    "list": "os.listdir(root), open(f'{root}/0.mp3').close()",
+    "chmod": "os.chmod(f'{root}/{n % 2}.mp3', 0o640 + n % 4)",
+}
+QUEUE = Path("/proc/sys/fs/inotify/max_queued_events")
 
 
-def test_an_overflowing_kernel_queue_is_a_loss_for_every_root(
-    watcher: Watcher, ear: Ear, root: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+def while_nobody_reads(*command: str | Path) -> None:
+    """Run a program to its end while this process holds the interpreter's lock, so that no event is taken."""
+    process = subprocess.Popen([str(part) for part in command])
+    waitid = ctypes.PyDLL(None).waitid  # unlike CDLL, it keeps the lock
+    waitid(os.P_PID, process.pid, ctypes.create_string_buffer(128), os.WEXITED | os.WNOWAIT)
+    assert process.wait(DEADLINE_S) == 0
+
+
+def flood(what: str, root: Path) -> None:
+    """Do so much in `root` that the kernel's queue overflows if it counts each."""
+    limit = int(QUEUE.read_text())
     if limit > 200_000:
         pytest.skip(f"the kernel's queue holds {limit} events: too many to fill in a test")
-    first, second = root / "first.mp3", root / "second.mp3"
-    first.touch()
-    second.touch()
-    watcher.start([Watch(root, None), Watch(root.parent, 3600.0)])
-    with subprocess.Popen(
-        [sys.executable, "-c", FLOOD, first, second, str(limit)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as flood:
-        assert flood.stdin is not None
-        assert flood.stdout is not None
-        flood.stdout.readline()
-        flood.stdin.write(b"\n")
-        flood.stdin.flush()
-        while flood.poll() is None:
-            pow(7, 300_000)  # keeps this interpreter, and so the reading thread, busy for about 50 ms a time
-    assert ear.loses("overflowed") == root
-    assert {lost for lost, _ in ear.losses} == {root}, "polling loses nothing"
+    program = f"import os, sys; root = sys.argv[1]\nfor n in range({2 * limit}): {FLOODS[what]}"
+    while_nobody_reads(sys.executable, "-c", program, root)
+
+
+@pytest.fixture
+def two_songs(root: Path) -> Path:
+    for name in ("0.mp3", "1.mp3"):
+        (root / name).write_bytes(b"sound")
+    return root
+
+
+def test_an_overflowing_kernel_queue_is_a_loss_of_that_root_alone(
+    watcher: Watcher, ear: Ear, two_songs: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = two_songs.with_name("other")
+    other.mkdir()
+    watcher.start([Watch(two_songs, None), Watch(other, None), Watch(two_songs.parent, 3600.0)])
+    flood("write", two_songs)
+    assert ear.loses("overflowed") == two_songs
+    assert {lost for lost, _ in ear.losses} == {two_songs}
     assert "overflowed" not in caplog.text, "the warning floods a log"
+
+
+@pytest.mark.parametrize("what", ["list", "chmod"])
+def test_reading_a_library_does_not_fill_the_kernels_queue(
+    watcher: Watcher, ear: Ear, two_songs: Path, what: str
+) -> None:
+    """Else the walk that an overflow asks for would make the next overflow, for ever."""
+    watcher.start([Watch(two_songs, None)])
+    flood(what, two_songs)
+    (two_songs / "last.mp3").write_bytes(b"sound")
+    ear.hears([two_songs / "last.mp3"])
+    assert ear.losses == []
+
+
+def test_a_burst_that_the_kernel_can_hold_is_told_in_full(watcher: Watcher, ear: Ear, root: Path) -> None:
+    """Three events a file, all of them waiting when the reader wakes up."""
+    count = int(QUEUE.read_text()) // 4
+    watcher.start([Watch(root, None)])
+    program = "import sys\nfor n in range(int(sys.argv[2])): open(f'{sys.argv[1]}/{n}.mp3', 'w').write('sound')"
+    while_nobody_reads(sys.executable, "-c", program, root, str(count))
+    ear.hears([root / f"{n}.mp3" for n in range(count)])
+    assert ear.losses == []
+
+
+def test_when_an_overflow_is_told_every_folder_is_watched_already(ear: Ear, two_songs: Path) -> None:
+    """A walk that started earlier could pass a folder, and what came to it before its watch would be missed."""
+    late = two_songs / "made in the flood" / "late.mp3"
+
+    def on_loss(root: Path, reason: str) -> None:
+        late.write_bytes(b"sound")
+        ear.on_loss(root, reason)
+
+    watcher = Watcher(ear.on_touch, on_loss)
+    try:
+        watcher.start([Watch(two_songs, None)])
+        program = (
+            "import os, sys; root = sys.argv[1]\n"
+            "for n in range(2 * int(sys.argv[2])): open(f'{root}/{n % 2}.mp3', 'ab').close()\n"
+            "os.mkdir(sys.argv[3])"
+        )
+        while_nobody_reads(sys.executable, "-c", program, two_songs, QUEUE.read_text().strip(), late.parent)
+        ear.loses("overflowed")
+        ear.hears([late])
+    finally:
+        watcher.stop()
+
+
+def test_many_renamed_files_are_heard_of(watcher: Watcher, ear: Ear, root: Path) -> None:
+    """watchdog looks for the departure of each arrival through all that waits, which takes ten times as long."""
+    count = 5000
+    for n in range(count):
+        (root / f"{n}.wav").touch()
+    watcher.start([Watch(root, None)])
+    while_nobody_reads(sys.executable, "-c", "import os, sys\n" + RENAME, root, str(count))
+    ear.hears([root / f"0{n}.wav" for n in range(count)])
+
+
+RENAME = "for n in range(int(sys.argv[2])): os.rename(f'{sys.argv[1]}/{n}.wav', f'{sys.argv[1]}/0{n}.wav')"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("asked_meanwhile", [False, True], ids=["", "rescans all the time"])
+def test_a_burst_that_overflows_the_kernels_queue_misses_no_file(
+    root: Path, tmp_path: Path, asked_meanwhile: bool
+) -> None:
+    """Watcher, intake and queue together: what the events do not tell, the rescan finds."""
+    count = 20_000
+    paths = {root / f"{n}.wav" for n in range(count)}
+    with wired.wired(root, tmp_path, Settle(quiet_s=0.5)) as subject:
+        while_nobody_reads(*wired.command("create", root, count))
+        deadline = time.monotonic() + 120
+        while asked_meanwhile and len(subject.queue) < count and time.monotonic() < deadline:
+            subject.rescan()
+            time.sleep(0.05)
+        assert subject.misses(paths, 120) == set()
+        assert any("overflowed" in loss for loss in subject.losses)
+        assert len(subject.told & paths) < count, "the events alone told of everything: nothing overflowed"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", ["copy", "move", "tree", "rename"])
+def test_a_burst_that_comes_while_the_folder_is_looked_through_misses_no_file(
+    root: Path, tmp_path: Path, program: str
+) -> None:
+    """Rescans one after the other, as of a large library, with every processor busy."""
+    count = 3000
+    source, target = tmp_path / "source", root if program == "rename" else root / "tree"
+    wired.write("create" if program == "rename" else "tree", root if program == "rename" else source, count)
+    with wired.wired(root, tmp_path, Settle(quiet_s=0.5)) as subject, wired.busy(os.cpu_count() or 1):
+        before = count if program == "rename" else 0
+        assert not before or not subject.misses({root / f"{n}.wav" for n in range(count)}, 120)
+        writing = wired.start_writing(program, target, count, source)
+        while writing.poll() is None:
+            subject.rescan()
+            time.sleep(0.01)
+        paths = {root / f"0{n}.wav" for n in range(count)} if program == "rename" else set(target.rglob("*.wav"))
+        assert len(paths) == count
+        assert subject.misses(paths, 120, before) == set()
 
 
 def test_other_messages_of_watchdog_are_let_through(

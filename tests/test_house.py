@@ -35,11 +35,12 @@ OWNERS = {
     "sqlite3": "core/database",
     "mutagen": "effects/tags/",
     "shutil": "effects/files/",
+    "ctypes": "effects/files/",
     "onnxruntime": "core/inference",
     "av": "core/audio",
     "socket": "effects/notify",
     "yaml": "core/config_file",
-    "subprocess": None,
+    "subprocess": "effects/child",
     "multiprocessing": None,
 }
 HEAVY = {"torch", "torchaudio", "transformers", "onnx", "onnxscript", "sklearn", "trainer"}

@@ -37,6 +37,7 @@ roots:
 state_directory: /var/lib/music-reclass
 models: {bundle: /opt/tones}
 settle: {quiet_s: 0.3}
+tagging: {foreign_owner: take}
 """
 # A frozen process should be noticed while somebody waits for it; the unit's own times are for large models.
 _QUICK = "[Service]\nWatchdogSec=6s\nTimeoutAbortSec=3s\nRestartSec=100ms\nLimitCORE=0\n"
@@ -316,10 +317,9 @@ def _proc(machine: Machine, pid: int, name: str) -> list[str]:
 
 @in_a_real_systemd
 def test_state_is_for_its_user_alone(machine: Machine) -> None:
-    listed = machine.run("stat -c '%a %U %n' /var/lib/music-reclass /var/lib/music-reclass/* | sort")
-    modes = {Path(name).name: (mode, user) for mode, user, name in map(str.split, listed.splitlines())}
-    assert modes["music-reclass"] == ("700", "music-reclass")
-    assert {mode for name, mode in modes.items() if name != "music-reclass"} == {("600", "music-reclass")}
+    for kind, mode in (("d", "700"), ("f", "600")):
+        listed = machine.run(f"find /var/lib/music-reclass/ -type {kind} -printf '%m %u\\n'").splitlines()
+        assert set(listed) == {f"{mode} music-reclass"}
 
 
 @in_a_real_systemd

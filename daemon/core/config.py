@@ -8,7 +8,6 @@ here).
 
 from __future__ import annotations
 
-import enum
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,10 +20,13 @@ from daemon.core import config_file
 from daemon.core.config_checks import (
     AUTO_OR_PROBABILITY,
     BUNDLE_NAME,
+    DEFAULT_TEMPLATE,
     NO_CONTROL,
     OFF_IS_A_WORD,
     PATIENCE_S,
     QUIET_S,
+    TEMPLATE,
+    WEEK_S,
     AbsolutePath,
     Flag,
     Probability,
@@ -33,67 +35,57 @@ from daemon.core.config_checks import (
     not_yet,
     refusal,
 )
+from daemon.core.config_choices import (
+    ForeignOwner,
+    HardLinks,
+    Inside,
+    LogLevel,
+    Missing,
+    Mode,
+    Outside,
+    ReadOnly,
+    Watch,
+)
 from daemon.core.errors import ConfigError
 from daemon.core.records import Device, LogFormat
 from daemon.core.taxonomy import STARTER_GENRES, Genre, Taxonomy
 
+__all__ = [
+    "FILE_VARIABLE",
+    "SYSTEM_FILE",
+    "Config",
+    "ForeignOwner",
+    "GenreEntry",
+    "HardLinks",
+    "Inside",
+    "LogLevel",
+    "Logging",
+    "Missing",
+    "Mode",
+    "Models",
+    "Night",
+    "Organise",
+    "Outside",
+    "Queue",
+    "ReadOnly",
+    "Rescan",
+    "Root",
+    "Settle",
+    "Tagging",
+    "Thresholds",
+    "Watch",
+    "Web",
+    "default",
+    "find",
+    "json_schema",
+    "load",
+    "models_directory",
+    "parse",
+    "state_directory",
+]
+
 FILE_VARIABLE = "MUSIC_RECLASS_CONFIG"
 SYSTEM_FILE = Path("/etc/music-reclass/config.yaml")
-
-
-class Watch(enum.StrEnum):
-    """How a root is watched."""
-
-    AUTO = "auto"
-    INOTIFY = "inotify"
-    POLL = "poll"
-    OFF = "off"
-
-
-class Mode(enum.StrEnum):
-    """What may be done to the files of a root."""
-
-    APPLY = "apply"
-    SUGGEST = "suggest"
-    DRY_RUN = "dry-run"
-
-
-class Missing(enum.StrEnum):
-    """What happens to a file without a genre."""
-
-    WRITE = "write"
-    LEAVE = "leave"
-
-
-class Outside(enum.StrEnum):
-    """What happens to a file whose genres are all outside the taxonomy."""
-
-    KEEP = "keep"
-    APPEND = "append"
-    REPLACE = "replace"
-
-
-class Inside(enum.StrEnum):
-    """What happens to a file that already carries a genre of the taxonomy."""
-
-    KEEP = "keep"
-    REPLACE = "replace"
-
-
-class HardLinks(enum.StrEnum):
-    """What happens to a file that has other names on disk."""
-
-    PARK = "park"
-    REWRITE = "rewrite"
-
-
-class LogLevel(enum.StrEnum):
-    """The least important events that are still logged."""
-
-    DEBUG = "debug"
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
 
 
 class _Section(BaseModel):
@@ -114,6 +106,9 @@ class Root(_Section):
         Mode.APPLY,
         description="apply: write genres. suggest: classify and record, write only what is accepted. "
         "dry-run: classify and log, write nothing.",
+    )
+    organise: Flag | None = Field(
+        None, description="Move files of this folder into genre folders; default: what organise.enabled says."
     )
     ignore: tuple[Annotated[str, Field(min_length=1), NO_CONTROL], ...] = Field(
         (), description="Shell patterns (*.part, Podcasts/*) of files to leave out, besides the built-in ones."
@@ -179,14 +174,41 @@ class Tagging(_Section):
         description="A file with several names on disk (a seeding torrent): park it untouched, or rewrite it, which "
         "cuts the link.",
     )
+    read_only: ReadOnly = Field(
+        ReadOnly.PARK,
+        description="A file that nobody may write to, by its mode: park it untouched, or write it anyway.",
+    )
+    foreign_owner: ForeignOwner = Field(
+        ForeignOwner.PARK,
+        description="A file of another user, which only root could give back: park it untouched, or take it over.",
+    )
 
 
 class Organise(_Section):
-    """Moving files into genre folders: not in this version yet."""
+    """Moving files into genre folders within their root."""
 
-    enabled: Annotated[Literal[False], not_yet("moving files into genre folders")] = Field(
-        False, description="Not in this version yet."
+    enabled: Flag = Field(False, description="Move files into genre folders.")
+    template: Annotated[str, TEMPLATE] = Field(
+        DEFAULT_TEMPLATE,
+        description="The place below the root, the file's suffix left out. Fields: {genre} {parent} {artist} {album} "
+        "{title} {folder} {name}.",
     )
+    unknown: Annotated[str, NO_CONTROL] = Field(
+        "Unknown",
+        min_length=1,
+        max_length=64,
+        description="What stands for an artist, album or title that a file lacks.",
+    )
+    wait_s: Annotated[float, Strict(), Field(ge=0, le=WEEK_S, allow_inf_nan=False)] = Field(
+        900.0,
+        description="Seconds between the writing of a genre and the move, so that a media server sees one after the "
+        "other and keeps plays and ratings. 0: at once.",
+    )
+    companions: Flag = Field(
+        True,
+        description="Take .lrc, .cue and pictures of the same name along, and the folder's cover with the last file.",
+    )
+    remove_emptied: Flag = Field(True, description="Remove folders that a move has emptied, never the root itself.")
 
 
 class Night(_Section):

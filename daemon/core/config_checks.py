@@ -14,12 +14,14 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field, Strict
 from pydantic_core import PydanticCustomError
 
+from daemon.core import template
 from daemon.core.config_file import Loc
 from daemon.core.taxonomy import Genre, find_flaws, holds_control
 
 QUIET_S = 3.0
 PATIENCE_S = 900.0
 WEEK_S = 7 * 24 * 3600
+DEFAULT_TEMPLATE = "{genre}/{folder}/{name}"
 
 
 def refusal(reason: str) -> PydanticCustomError:
@@ -61,6 +63,12 @@ def _no_control(value: object) -> object:
     return value
 
 
+def _template(value: object) -> object:
+    if isinstance(value, str) and (found := template.flaws(value)):
+        raise refusal("; ".join(found))
+    return value
+
+
 def not_yet(feature: str) -> BeforeValidator:
     """Refuses true for a feature that this version does not have."""
 
@@ -83,6 +91,7 @@ Seconds = Annotated[float, Strict(), Field(gt=0, le=WEEK_S, allow_inf_nan=False)
 Probability = Annotated[float, Strict(), Field(ge=0, le=1, allow_inf_nan=False)]
 AUTO_OR_PROBABILITY = BeforeValidator(_auto_or_probability)
 BUNDLE_NAME = BeforeValidator(_bundle_name)
+TEMPLATE = BeforeValidator(_template)
 NO_CONTROL = BeforeValidator(_no_control)
 OFF_IS_A_WORD = BeforeValidator(_off_is_a_word)
 

@@ -7,6 +7,7 @@ broad `except` with its traceback.
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -60,6 +61,7 @@ class UndoRefused(MusicReclassError):
 def from_os_error(path: str | os.PathLike[str], error: OSError) -> FileTrouble:
     """Sort an operating system's error into one of the two families; the caller raises it `from error`."""
     reason = error.strerror or str(error) or type(error).__name__
-    if isinstance(error, (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)):
+    bad = isinstance(error, (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError))
+    if bad or error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
         return BadFile(path, reason.lower())
     return TryLater(path, reason.lower())

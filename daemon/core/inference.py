@@ -6,12 +6,12 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from daemon.core import segments
-from daemon.core.audio import Sound
 from daemon.core.bundle import Bundle, Member
 from daemon.core.errors import BundleError
 from daemon.core.records import Device, Waveform, Window
@@ -27,6 +27,17 @@ _FATAL_ONLY = 4
 Provider = str | tuple[str, dict[str, str]]
 Embedding = NDArray[np.float32]
 Logits = NDArray[np.float32]
+
+
+class Audible(Protocol):
+    """A sound that can be heard: `audio.Sound`, or one that another process reads."""
+
+    @property
+    def duration_s(self) -> float:
+        """As `audio.Sound.duration_s`."""
+
+    def read(self, start_s: float, length_s: float, sample_rate_hz: int) -> Waveform:
+        """As `audio.Sound.read`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +142,7 @@ class Ensemble:
                 f" {apart_logits:.2g} in the logits, allowed {tolerance:.2g} and {tolerance * 10:.2g}"
             )
 
-    def hear(self, sound: Sound, segment_count: int | None = None) -> Heard:
+    def hear(self, sound: Audible, segment_count: int | None = None) -> Heard:
         """Decode some windows of `sound` and run every member over them, in one batch each.
 
         `segment_count` None takes the bundle's own number.
@@ -139,7 +150,7 @@ class Ensemble:
         Raises:
             BadFile, TryLater: as `Sound.read`.
         """
-        duration_s = sound.info.duration_s
+        duration_s = sound.duration_s
         count = segment_count or self.bundle.manifest.decision.segments
         decode_s = infer_s = 0.0
         logits: Logits | None = None
@@ -190,7 +201,7 @@ def _available(device: Device) -> Device:
     return Device.CPU
 
 
-def _decode(sound: Sound, member: Member, duration_s: float, count: int) -> list[tuple[Window, Waveform]]:
+def _decode(sound: Audible, member: Member, duration_s: float, count: int) -> list[tuple[Window, Waveform]]:
     windows = segments.spread(duration_s, member.window_s, count)
 
     def read(window: Window) -> Waveform:

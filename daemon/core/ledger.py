@@ -6,109 +6,70 @@ what happened. Nothing is deleted from it.
 
 from __future__ import annotations
 
-import enum
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from daemon.core.database import Database, Row, path_key, path_of
-from daemon.core.ledger_schema import MIGRATIONS
-from daemon.core.records import Abstention, Candidate, Decision, FileState, SegmentVote
+from daemon.core import ledger_backup
+from daemon.core import ledger_records as rows
+from daemon.core.database import path_key, path_of
+from daemon.core.ledger_records import (
+    Change,
+    ChangeKind,
+    ChangeState,
+    Correction,
+    FileStatus,
+    Filing,
+    Journey,
+    KnownFile,
+)
+from daemon.core.records import Decision, FileState
+
+__all__ = [
+    "Change",
+    "ChangeKind",
+    "ChangeState",
+    "Correction",
+    "FileStatus",
+    "Filing",
+    "Journey",
+    "KnownFile",
+    "Ledger",
+]
 
 Clock = Callable[[], datetime]
-
-
-class FileStatus(enum.StrEnum):
-    """What became of a file when it was last looked at."""
-
-    TAGGED = "tagged"
-    UNCHANGED = "unchanged"
-    ABSTAINED = "abstained"
-    PARKED = "parked"
-
-
-class ChangeKind(enum.StrEnum):
-    """What a change did."""
-
-    TAG = "tag"
-    UNDO = "undo"
-
-
-class ChangeState(enum.StrEnum):
-    """How far a change came. INTENT and STAGED are open: a start after a crash settles them."""
-
-    INTENT = "intent"
-    STAGED = "staged"
-    DONE = "done"
-    ROLLED_BACK = "rolled_back"
-    UNDONE = "undone"
-
-
-@dataclass(frozen=True, slots=True)
-class KnownFile:
-    """A file as it was when last looked at; `audio_id` is None for one that could not be read."""
-
-    path: Path
-    audio_id: str | None
-    state: FileState
-    genres: tuple[str, ...]
-    status: FileStatus
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One change to one file. `patch` turns the bytes after it into the bytes before it (None while an intent)."""
-
-    number: int
-    audio_id: str
-    path: Path
-    kind: ChangeKind
-    state: ChangeState
-    genres_before: tuple[str, ...]
-    genres_after: tuple[str, ...]
-    sha256_before: str | None
-    sha256_after: str | None
-    mtime_ns_before: int | None
-    temporary: Path | None
-    patch: bytes | None
-    undoes: int | None
-    bundle: str | None
-    at: str
-
-    @property
-    def undoable(self) -> bool:
-        """Whether it is in place, with the means to take it back."""
-        return self.state is ChangeState.DONE and self.patch is not None
-
-
-@dataclass(frozen=True, slots=True)
-class Correction:
-    """The owner gave a track `genres`; `genre` is the taxonomy's name, None if it has none; `how` it was learnt."""
-
-    genres: tuple[str, ...]
-    genre: str | None
-    how: str
-    at: str
 
 
 class Ledger:
     """The ledger in one file; safe to share between threads."""
 
     def __init__(self, path: Path, *, clock: Clock = lambda: datetime.now(UTC)) -> None:
-        """Open or make the ledger at `path`.
+        """Open the ledger at `path`, or make it where there never was one.
 
         Raises:
-            LedgerError: it is corrupt, not a ledger, or from a newer version; it is left as it is.
+            LedgerError: it is corrupt, gone, not a ledger, or from a newer version; it is left as it is, and the text
+                says what to do.
         """
-        self._database = Database(path, MIGRATIONS)
+        self._database = ledger_backup.open_ledger(path)
         self._clock = clock
         self.transaction = self._database.transaction
+
+    def check(self) -> None:
+        """Look through the whole file for damage, which opening it does not; raises LedgerDamaged where there is."""
+        ledger_backup.check(self._database)
+
+    def back_up(self, *, only_if_due: bool = True) -> Path | None:
+        """Copy the ledger beside itself, at most once a day unless asked outright; the copy, if one was made.
+
+        Raises:
+            LedgerError: the ledger is damaged, or the copy cannot be written.
+        """
+        folder = ledger_backup.folder_of(self._database.path)
+        make = ledger_backup.back_up_if_due if only_if_due else ledger_backup.back_up
+        return make(self._database, folder, now=self._clock())
 
     def close(self) -> None:
         """Close the file."""
@@ -122,40 +83,40 @@ class Ledger:
     def known(self, path: Path) -> KnownFile | None:
         """What was last recorded of the file at `path`."""
         row = self._database.read_one("SELECT * FROM files WHERE path = ?", (path_key(path),))
-        return _known(row) if row else None
+        return rows.known_of(row) if row else None
 
     def known_by_sound(self, audio_id: str) -> list[KnownFile]:
         """Every file with this sound, the latest seen first."""
-        rows = self._database.read("SELECT * FROM files WHERE audio_id = ? ORDER BY seen_at DESC", (audio_id,))
-        return [_known(row) for row in rows]
+        found = self._database.read("SELECT * FROM files WHERE audio_id = ? ORDER BY seen_at DESC", (audio_id,))
+        return [rows.known_of(row) for row in found]
 
     def states_under(self, root: Path) -> dict[Path, FileState]:
         """The recorded state of every file below `root`, for comparison with the disk."""
         prefix = str(root).rstrip("/") + "/"
-        rows = self._database.read("SELECT path, size, mtime_ns, inode FROM files")
+        found = self._database.read("SELECT path, size, mtime_ns, inode, ctime_ns FROM files")
         states = {}
-        for row in rows:
+        for row in found:
             path = path_of(row["path"])
             if str(path).startswith(prefix):
-                states[path] = FileState(row["size"], row["mtime_ns"], row["inode"])
+                states[path] = rows.state_of(row)
         return states
 
-    def parked(self) -> list[KnownFile]:
-        """Files that could not be used, with their reasons, the latest first."""
-        rows = self._database.read(
-            "SELECT * FROM files WHERE status = ? ORDER BY seen_at DESC", (FileStatus.PARKED.value,)
-        )
-        return [_known(row) for row in rows]
+    def of_status(self, status: FileStatus) -> list[KnownFile]:
+        """Every file of which this became, the latest seen first."""
+        found = self._database.read("SELECT * FROM files WHERE status = ? ORDER BY seen_at DESC", (status.value,))
+        return [rows.known_of(row) for row in found]
 
     def remember(self, file: KnownFile) -> None:
-        """Record what was seen at a path, replacing what was recorded for it."""
+        """Record what was seen at a path, replacing what was recorded for it; the time of seeing is now."""
         state = file.state
         self._database.write(
-            "INSERT OR REPLACE INTO files (path, audio_id, size, mtime_ns, inode, genres, status, reason, seen_at)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO files (path, audio_id, size, mtime_ns, inode, ctime_ns, genres, status, reason,"
+            " suggestion, seen_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
-                *(path_key(file.path), file.audio_id, state.size, state.mtime_ns, state.inode),
-                *(_list(file.genres), file.status.value, file.reason, self._now()),
+                *(path_key(file.path), file.audio_id, state.size, state.mtime_ns, state.inode, state.ctime_ns),
+                *(rows.as_list(file.genres), file.status.value, rows.as_text(file.reason)),
+                rows.as_list(file.suggestion),
+                self._now(),
             ),
         )
 
@@ -175,14 +136,20 @@ class Ledger:
                 self._database.write(
                     "INSERT OR REPLACE INTO embeddings (audio_id, encoder, segments, vector, at)"
                     " VALUES (?, ?, ?, ?, ?)",
-                    (audio_id, encoder, len(decision.votes), vector.astype("<f2").tobytes(), now),
+                    (audio_id, encoder, len(decision.votes), _half(vector), now),
                 )
             return self._database.write(
                 "INSERT INTO decisions (audio_id, path, bundle, genre, confidence, threshold, abstention, candidates,"
                 " votes, at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     *(audio_id, path_key(path), decision.bundle, decision.genre, decision.confidence),
-                    *(decision.threshold, decision.abstention, _candidates(decision), _votes(decision), now),
+                    *(
+                        decision.threshold,
+                        decision.abstention,
+                        rows.candidates_of(decision),
+                        rows.votes_of(decision),
+                        now,
+                    ),
                 ),
             )
 
@@ -191,12 +158,12 @@ class Ledger:
         row = self._database.read_one(
             "SELECT * FROM decisions WHERE audio_id = ? ORDER BY id DESC LIMIT 1", (audio_id,)
         )
-        return (row["at"], _decision(row)) if row else None
+        return (row["at"], rows.decision_of(row)) if row else None
 
     def decisions(self, audio_id: str) -> list[tuple[str, Decision]]:
         """Every decision on a track with its time, the oldest first."""
-        rows = self._database.read("SELECT * FROM decisions WHERE audio_id = ? ORDER BY id", (audio_id,))
-        return [(row["at"], _decision(row)) for row in rows]
+        found = self._database.read("SELECT * FROM decisions WHERE audio_id = ? ORDER BY id", (audio_id,))
+        return [(row["at"], rows.decision_of(row)) for row in found]
 
     def embedding(self, audio_id: str, encoder: str) -> NDArray[np.float32] | None:
         """The track's mean embedding (shape [dim]) under the encoder with this SHA-256."""
@@ -217,16 +184,22 @@ class Ledger:
         after: Sequence[str],
         bundle: str | None = None,
         undoes: int | None = None,
+        target: Path | None = None,
+        act: int | None = None,
     ) -> int:
-        """Record that a file is about to be changed; returns the change's number."""
-        return self._database.write(
-            "INSERT INTO changes (audio_id, path, kind, state, genres_before, genres_after, bundle, undoes, at)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                *(audio_id, path_key(path), kind.value, ChangeState.INTENT.value, _list(before), _list(after)),
-                *(bundle, undoes, self._now()),
-            ),
-        )
+        """Record that a file is about to be changed; returns the change's number, which is its act unless told."""
+        with self._database.transaction():
+            number = self._database.write(
+                "INSERT INTO changes (audio_id, path, kind, state, genres_before, genres_after, bundle, undoes, target,"
+                " at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    *(audio_id, path_key(path), kind.value, ChangeState.INTENT.value),
+                    *(rows.as_list(before), rows.as_list(after), bundle, undoes),
+                    *(path_key(target) if target else None, self._now()),
+                ),
+            )
+            self._database.write("UPDATE changes SET act = ? WHERE id = ?", (number if act is None else act, number))
+        return number
 
     def staged(
         self,
@@ -248,6 +221,34 @@ class Ledger:
             ),
         )
 
+    def staged_move(self, number: int, *, temporary: Path | None, sha256: str | None, journey: Journey) -> None:
+        """Record how a move is about to be made: its copy on another device, what comes along, the folders made."""
+        with self._database.transaction():
+            self._database.write(
+                "UPDATE changes SET state = ?, temporary = ?, sha256_before = ?, sha256_after = ? WHERE id = ?",
+                (ChangeState.STAGED.value, path_key(temporary) if temporary else None, sha256, sha256, number),
+            )
+            for source, target in journey.companions:
+                self._database.write(
+                    "INSERT INTO companions (change, source, target) VALUES (?, ?, ?)",
+                    (number, path_key(source), path_key(target)),
+                )
+            for folder in journey.made:
+                self._database.write("INSERT INTO folders (change, path) VALUES (?, ?)", (number, path_key(folder)))
+
+    def stayed_behind(self, number: int, source: Path) -> None:
+        """Record that the companion at `source` did not come along after all."""
+        self._database.write("DELETE FROM companions WHERE change = ? AND source = ?", (number, path_key(source)))
+
+    def journey(self, number: int) -> Journey:
+        """What moved with the file, in the order in which it did, and which folders were made for it."""
+        moved = self._database.read("SELECT * FROM companions WHERE change = ? ORDER BY id", (number,))
+        folders = self._database.read("SELECT * FROM folders WHERE change = ? ORDER BY id", (number,))
+        return Journey(
+            tuple((path_of(row["source"]), path_of(row["target"])) for row in moved),
+            tuple(path_of(row["path"]) for row in folders),
+        )
+
     def close_change(self, number: int, state: ChangeState) -> None:
         """Record how a change ended; the undoing of a change closes that one too."""
         with self._database.transaction():
@@ -264,12 +265,26 @@ class Ledger:
     def change(self, number: int) -> Change | None:
         """The change with this number."""
         row = self._database.read_one("SELECT * FROM changes WHERE id = ?", (number,))
-        return _change(row) if row else None
+        return rows.change_of(row) if row else None
+
+    def changes_of_act(self, act: int) -> list[Change]:
+        """The changes that belong together, the oldest first."""
+        found = self._database.read("SELECT * FROM changes WHERE act = ? ORDER BY id", (act,))
+        return [rows.change_of(row) for row in found]
+
+    def changes_by(self, bundle: str) -> list[Change]:
+        """What is in place of the changes that `bundle` decided, with what followed them, the latest first."""
+        found = self._database.read(
+            "SELECT * FROM changes WHERE state = ? AND act IN (SELECT act FROM changes WHERE bundle = ?)"
+            " ORDER BY id DESC",
+            (ChangeState.DONE.value, bundle),
+        )
+        return [rows.change_of(row) for row in found]
 
     def changes_of(self, audio_id: str) -> list[Change]:
         """Every change to a track, the oldest first."""
-        rows = self._database.read("SELECT * FROM changes WHERE audio_id = ? ORDER BY id", (audio_id,))
-        return [_change(row) for row in rows]
+        found = self._database.read("SELECT * FROM changes WHERE audio_id = ? ORDER BY id", (audio_id,))
+        return [rows.change_of(row) for row in found]
 
     def changes_since(self, at: datetime) -> list[Change]:
         """The changes to undo, in this order, so that every file is as it was at `at`: the latest first.
@@ -277,8 +292,8 @@ class Ledger:
         A change and its undoing, both made since then, come to nothing; with the undoing undone the change counts.
         """
         since = at.astimezone(UTC).isoformat(timespec="milliseconds")
-        rows = self._database.read("SELECT * FROM changes WHERE at >= ? ORDER BY id DESC", (since,))
-        changes = {row["id"]: _change(row) for row in rows}
+        found = self._database.read("SELECT * FROM changes WHERE at >= ? ORDER BY id DESC", (since,))
+        changes = {row["id"]: rows.change_of(row) for row in found}
 
         def counts(change: Change) -> bool:
             undone = changes.get(change.undoes or 0)
@@ -288,11 +303,40 @@ class Ledger:
 
     def open_changes(self) -> list[Change]:
         """Changes that a crash left open."""
-        rows = self._database.read(
+        found = self._database.read(
             "SELECT * FROM changes WHERE state IN (?, ?) ORDER BY id",
             (ChangeState.INTENT.value, ChangeState.STAGED.value),
         )
-        return [_change(row) for row in rows]
+        return [rows.change_of(row) for row in found]
+
+    # Filing
+
+    def ask_filing(self, filing: Filing) -> None:
+        """Have a file moved when its time comes; asked anew for the same path, the newer wish counts."""
+        self._database.write(
+            "INSERT OR REPLACE INTO filings (path, genre, act, asked_at, due_at, attempts) VALUES (?, ?, ?, ?, ?, ?)",
+            (path_key(filing.path), filing.genre, filing.act, filing.asked_at, filing.due_at, filing.attempts),
+        )
+
+    def next_filing(self, now: float) -> Filing | None:
+        """The filing that is due the longest; one asked for in the future is due: the clock was set back."""
+        row = self._database.read_one(
+            "SELECT * FROM filings WHERE due_at <= ? OR asked_at > ? ORDER BY due_at, path LIMIT 1", (now, now + 60.0)
+        )
+        return rows.filing_of(row) if row else None
+
+    def first_filing(self) -> Filing | None:
+        """The filing that is or will be due before all others."""
+        row = self._database.read_one("SELECT * FROM filings ORDER BY due_at, path LIMIT 1")
+        return rows.filing_of(row) if row else None
+
+    def filings(self) -> list[Filing]:
+        """Every file that waits to be moved, the next one first."""
+        return [rows.filing_of(row) for row in self._database.read("SELECT * FROM filings ORDER BY due_at, path")]
+
+    def drop_filing(self, path: Path) -> None:
+        """The file at `path` is no longer to be moved."""
+        self._database.write("DELETE FROM filings WHERE path = ?", (path_key(path),))
 
     # Corrections
 
@@ -300,13 +344,24 @@ class Ledger:
         """Record that the owner gave the track `genres`; `genre` is the taxonomy's name, None if it has none."""
         return self._database.write(
             "INSERT INTO corrections (audio_id, path, genres, genre, how, at) VALUES (?, ?, ?, ?, ?, ?)",
-            (audio_id, path_key(path), _list(genres), genre, how, self._now()),
+            (audio_id, path_key(path), rows.as_list(genres), genre, how, self._now()),
         )
 
     def corrections(self, audio_id: str) -> list[Correction]:
         """Every correction of a track, the oldest first."""
-        rows = self._database.read("SELECT * FROM corrections WHERE audio_id = ? ORDER BY id", (audio_id,))
-        return [Correction(tuple(json.loads(r["genres"])), r["genre"], r["how"], r["at"]) for r in rows]
+        found = self._database.read("SELECT * FROM corrections WHERE audio_id = ? ORDER BY id", (audio_id,))
+        return [rows.correction_of(row) for row in found]
+
+    # Facts
+
+    def fact(self, name: str) -> str | None:
+        """What was last stated under `name`."""
+        row = self._database.read_one("SELECT value FROM facts WHERE name = ?", (name,))
+        return str(row["value"]) if row else None
+
+    def state_fact(self, name: str, value: str) -> None:
+        """State a fact about the ledger itself."""
+        self._database.write("INSERT OR REPLACE INTO facts (name, value) VALUES (?, ?)", (name, value))
 
     # Bundles and totals
 
@@ -319,65 +374,15 @@ class Ledger:
 
     def totals(self) -> dict[str, int]:
         """Counts for `status`: files by status, decisions, changes and corrections."""
-        rows = self._database.read("SELECT status, COUNT(*) AS n FROM files GROUP BY status")
-        totals = {status.value: 0 for status in FileStatus} | {row["status"]: row["n"] for row in rows}
-        for table in ("decisions", "changes", "corrections"):
+        found = self._database.read("SELECT status, COUNT(*) AS n FROM files GROUP BY status")
+        totals = {status.value: 0 for status in FileStatus} | {row["status"]: row["n"] for row in found}
+        for table in ("decisions", "changes", "corrections", "filings"):
             row = self._database.read_one(f"SELECT COUNT(*) AS n FROM {table}")  # noqa: S608 - our own names
             totals[table] = row["n"] if row else 0
         return totals
 
 
-def _known(row: Row) -> KnownFile:
-    return KnownFile(
-        path=path_of(row["path"]),
-        audio_id=row["audio_id"],
-        state=FileState(row["size"], row["mtime_ns"], row["inode"]),
-        genres=tuple(json.loads(row["genres"])),
-        status=FileStatus(row["status"]),
-        reason=row["reason"],
-    )
-
-
-def _change(row: Row) -> Change:
-    return Change(
-        number=row["id"],
-        audio_id=row["audio_id"],
-        path=path_of(row["path"]),
-        kind=ChangeKind(row["kind"]),
-        state=ChangeState(row["state"]),
-        genres_before=tuple(json.loads(row["genres_before"])),
-        genres_after=tuple(json.loads(row["genres_after"])),
-        sha256_before=row["sha256_before"],
-        sha256_after=row["sha256_after"],
-        mtime_ns_before=row["mtime_ns_before"],
-        temporary=path_of(row["temporary"]) if row["temporary"] is not None else None,
-        patch=row["patch"],
-        undoes=row["undoes"],
-        bundle=row["bundle"],
-        at=row["at"],
-    )
-
-
-def _decision(row: Row) -> Decision:
-    return Decision(
-        genre=row["genre"],
-        confidence=row["confidence"],
-        threshold=row["threshold"],
-        candidates=tuple(Candidate(genre, p) for genre, p in json.loads(row["candidates"])),
-        votes=tuple(SegmentVote(start_s, genre, p) for start_s, genre, p in json.loads(row["votes"])),
-        bundle=row["bundle"],
-        abstention=Abstention(row["abstention"]) if row["abstention"] is not None else None,
-    )
-
-
-def _list(texts: Sequence[str]) -> str:
-    return json.dumps(list(texts), ensure_ascii=False)
-
-
-def _candidates(decision: Decision) -> str:
-    return json.dumps([[c.genre, round(c.probability, 4)] for c in decision.candidates], ensure_ascii=False)
-
-
-def _votes(decision: Decision) -> str:
-    votes = [[round(v.start_s, 2), v.genre, round(v.probability, 4)] for v in decision.votes]
-    return json.dumps(votes, ensure_ascii=False)
+def _half(vector: NDArray[np.float32]) -> bytes:
+    """The vector as float16; what is beyond its range takes its largest number rather than infinity."""
+    largest = float(np.finfo(np.float16).max)
+    return np.clip(vector, -largest, largest).astype("<f2").tobytes()

@@ -2,6 +2,8 @@
 
 History:
     1  files, decisions, embeddings, changes, corrections, models.
+    2  moves (changes.target, companions, folders, filings), suggestions, acts (changes that are taken back together),
+       the change time of files, and facts about the ledger itself.
 """
 
 from __future__ import annotations
@@ -82,4 +84,41 @@ CREATE TABLE models (
 );
 """
 
-MIGRATIONS = (_VERSION_1,)
+# A change time of 0 is one that version 1 did not record: such files are looked at once more, which is cheap.
+# An act is the number of the first of the changes that belong together, as a tag and the move that follows it.
+_VERSION_2 = """
+ALTER TABLE files ADD COLUMN ctime_ns INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE files ADD COLUMN suggestion TEXT NOT NULL DEFAULT '[]';
+ALTER TABLE changes ADD COLUMN target;
+ALTER TABLE changes ADD COLUMN act INTEGER;
+UPDATE changes SET act = id;
+CREATE INDEX changes_by_act ON changes (act);
+CREATE INDEX changes_by_time ON changes (at);
+CREATE TABLE companions (
+    id INTEGER PRIMARY KEY,
+    change INTEGER NOT NULL REFERENCES changes (id),
+    source NOT NULL,
+    target NOT NULL
+);
+CREATE INDEX companions_by_change ON companions (change);
+CREATE TABLE folders (
+    id INTEGER PRIMARY KEY,
+    change INTEGER NOT NULL REFERENCES changes (id),
+    path NOT NULL
+);
+CREATE INDEX folders_by_change ON folders (change);
+CREATE TABLE filings (
+    path PRIMARY KEY NOT NULL,
+    genre TEXT NOT NULL,
+    act INTEGER,
+    asked_at REAL NOT NULL,
+    due_at REAL NOT NULL,
+    attempts INTEGER NOT NULL DEFAULT 0
+) WITHOUT ROWID;
+CREATE TABLE facts (
+    name TEXT PRIMARY KEY NOT NULL,
+    value TEXT NOT NULL
+) WITHOUT ROWID;
+"""
+
+MIGRATIONS = (_VERSION_1, _VERSION_2)

@@ -32,16 +32,25 @@ class LogFormat(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FileState:
-    """What `stat` says of a file's content; a rewrite by rename changes the inode, an in-place one the mtime."""
+    """What `stat` says of a file's content; a rewrite by rename changes the inode, an in-place one the mtime.
+
+    A tagger that edits inside the padding and puts the mtime back ("preserve timestamps" in Picard and Mp3tag) changes
+    nothing but the change time, which no program can set. It moves on chmod and link as well: see `same_content`.
+    """
 
     size: int
     mtime_ns: int
     inode: int
+    ctime_ns: int = 0
 
     @classmethod
     def of(cls, status: os.stat_result) -> FileState:
         """The state in `status`, which the caller took with `os.stat`."""
-        return cls(status.st_size, status.st_mtime_ns, status.st_ino)
+        return cls(status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns)
+
+    def same_content(self, other: FileState) -> bool:
+        """Whether everything but the change time is equal: the content is most likely the same, and cheaply checked."""
+        return (self.size, self.mtime_ns, self.inode) == (other.size, other.mtime_ns, other.inode)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +113,23 @@ class Applied:
 
 
 @dataclass(frozen=True, slots=True)
+class Moved:
+    """The file stands at `path` now, where its genre has its place; `change` is the ledger's number for `undo`."""
+
+    path: Path
+    change: int
+    from_path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Suggested:
+    """A genre was found, and writing it waits for the owner's word."""
+
+    path: Path
+    genres: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Unchanged:
     """Nothing was written, and nothing had to be: `reason` says why (already right, the owner's label, dry run)."""
 
@@ -127,4 +153,4 @@ class Parked:
     reason: str
 
 
-Ending = Applied | Unchanged | Abstained | Parked
+Ending = Applied | Moved | Suggested | Unchanged | Abstained | Parked

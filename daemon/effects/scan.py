@@ -10,11 +10,17 @@ from daemon.core.errors import TryLater
 from daemon.core.records import FileState
 
 
-def walk(root: Path, wanted: Callable[[Path], bool], enter: Callable[[str], bool]) -> Iterator[tuple[Path, FileState]]:
+def walk(
+    root: Path,
+    wanted: Callable[[Path], bool],
+    enter: Callable[[str], bool],
+    passed_over: Callable[[Path, str], None] = lambda path, reason: None,
+) -> Iterator[tuple[Path, FileState]]:
     """Every regular file below `root` that is `wanted`, with its state; folders only where `enter(name)` says so.
 
     Symbolic links are not followed: a link to a folder may lead in a circle, and a link to a file would be replaced
-    by a copy. A folder that vanishes or forbids reading meanwhile is passed over; it is not a deletion.
+    by a copy. A folder that vanishes or forbids reading meanwhile is passed over; it is not a deletion. `passed_over`
+    is told of every link that would have been taken, with LINK, and of every unreadable folder, with UNREADABLE.
 
     Raises:
         TryLater: the root itself cannot be read: an unmounted volume must not look like an emptied library.
@@ -31,6 +37,8 @@ def walk(root: Path, wanted: Callable[[Path], bool], enter: Callable[[str], bool
         except OSError as error:
             if folder == str(root):
                 raise TryLater(root, f"the watched folder cannot be read: {error.strerror}") from error
+            if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+                passed_over(Path(folder), UNREADABLE)
             continue
         for entry in listing:
             if _is_folder(entry):
@@ -40,6 +48,12 @@ def walk(root: Path, wanted: Callable[[Path], bool], enter: Callable[[str], bool
             found = _regular(entry)
             if found is not None and wanted(found[0]):
                 yield found
+            elif found is None and _is_missed_link(entry, wanted, enter):
+                passed_over(Path(entry.path), LINK)
+
+
+LINK = "a symbolic link"
+UNREADABLE = "a folder that cannot be read"
 
 
 def state_of(path: Path) -> FileState | None:
@@ -58,6 +72,16 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
+def _is_missed_link(entry: os.DirEntry[str], wanted: Callable[[Path], bool], enter: Callable[[str], bool]) -> bool:
+    """Whether the entry is a link to a file or a folder that would have been taken, had it stood there itself."""
+    try:
+        if not entry.is_symlink():
+            return False
+        return enter(entry.name) if entry.is_dir() else entry.is_file() and wanted(Path(entry.path))
+    except OSError:
+        return False
+
+
 def _regular(entry: os.DirEntry[str]) -> tuple[Path, FileState] | None:
     try:
         if not entry.is_file(follow_symlinks=False):
@@ -69,3 +93,12 @@ def _regular(entry: os.DirEntry[str]) -> tuple[Path, FileState] | None:
 
 def _is_regular(status: os.stat_result) -> bool:
     return (status.st_mode & 0o170000) == 0o100000
+
+
+def is_inhabited(root: Path) -> bool:
+    """Whether the folder is there and holds anything: the mount point of an unmounted volume is missing or empty."""
+    try:
+        with os.scandir(root) as entries:
+            return next(entries, None) is not None
+    except OSError:
+        return False

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from daemon.core.bundle import Manifest
-from daemon.core.config import Inside, Missing, Outside, Tagging, Thresholds
+from daemon.core.config import Inside, Missing, Mode, Outside, Tagging, Thresholds
 from daemon.core.decide import Rule
+from daemon.core.ledger_records import FileStatus
 from daemon.core.records import Decision
 from daemon.core.taxonomy import Taxonomy
 
@@ -71,6 +72,22 @@ def _among(present: Sequence[str], known: Sequence[str | None], genre: str) -> W
 def tidy(genres: Sequence[str]) -> tuple[str, ...]:
     """`genres` as a tag can hold them: without blanks at the ends, empty ones and repetitions."""
     return tuple(dict.fromkeys(stripped for genre in genres if (stripped := genre.strip())))
+
+
+def finished(status: FileStatus, mode: Mode) -> bool:
+    """Whether a file of which this became needs no further look while it stays in the same state.
+
+    A parked file that somebody touches is worth another try even so: what was wrong with it may have been another
+    program that held it open, and that has closed it now. A suggestion waits for its root to be one that is written to.
+    """
+    if status is FileStatus.SUGGESTED:
+        return mode is not Mode.APPLY
+    return status not in (FileStatus.PARKED, FileStatus.WAITING)
+
+
+def filed_genre(genres: Sequence[str], taxonomy: Taxonomy) -> str | None:
+    """The genre in whose folder a file with these genres belongs: the first that the taxonomy knows."""
+    return next((name for genre in genres if (name := taxonomy.resolve(genre)) is not None), None)
 
 
 def decision_rule(manifest: Manifest, taxonomy: Taxonomy, thresholds: Thresholds) -> Rule:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 _MARK = ".reclass-tmp"
@@ -29,21 +28,15 @@ def is_temporary(path: str | os.PathLike[str]) -> bool:
     return _NAME.fullmatch(os.path.basename(os.fspath(path))) is not None
 
 
-def sweep(folder: Path, *, older_than_s: float = 3600.0, now_s: Callable[[], float] = time.time) -> tuple[Path, ...]:
-    """Remove every temporary copy under `folder` that nothing has touched for `older_than_s`; those removed are told.
+def sweep(folder: Path) -> tuple[Path, ...]:
+    """Remove every temporary copy in `folder`, not below it; those removed are told.
 
-    Age is by change time, since a copy carries the modification time of its original. Links are not followed, and
-    folders and copies that cannot be read or removed are passed over.
+    Only for whoever knows that nobody is at work there. Copies that cannot be removed are passed over.
     """
     removed: list[Path] = []
-    for parent, _, names in os.walk(folder):
-        for name in filter(is_temporary, names):
-            path = Path(parent, name)
-            try:
-                if now_s() - path.lstat().st_ctime < older_than_s:
-                    continue
-                path.unlink()
-            except OSError:
-                continue
-            removed.append(path)
+    with contextlib.suppress(OSError):
+        for name in filter(is_temporary, os.listdir(folder)):
+            with contextlib.suppress(OSError):
+                (folder / name).unlink()
+                removed.append(folder / name)
     return tuple(removed)

@@ -9,24 +9,27 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import errno
-import hashlib
 import os
 import secrets
-import shutil
 import stat
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from daemon.core.errors import BadFile, FileTrouble, TryLater, UndoRefused, from_os_error
 from daemon.core.records import FileState
+from daemon.effects.files.copying import (
+    check_unchanged,
+    copy_to,
+    create,
+    dress,
+    sha256_of,
+    sync_folder,
+    translated,
+)
 from daemon.effects.files.leftover import temporary_name
 from daemon.effects.files.patch import apply_patch, make_patch
-
-_BLOCK = 1 << 20
 
 Edit = Callable[[Path], None]
 """Changes the file at the given path in place; it is a copy, and nobody else has it open."""
@@ -140,7 +143,7 @@ def commit(staged: Staged) -> FileState:
     """
     path = staged.path
     try:
-        with _translated(path):
+        with translated(path):
             status = os.lstat(path)
             if (FileState.of(status), status.st_ctime_ns) != (staged.before_state, staged.before_ctime_ns):
                 raise TryLater(path, "changed while it was being worked on")
@@ -148,8 +151,8 @@ def commit(staged: Staged) -> FileState:
     except BaseException:
         discard(staged)
         raise
-    with _translated(path, "was replaced, but its folder could not be synchronised: "):
-        _sync_folder(path.parent)
+    with translated(path, "was replaced, but its folder could not be synchronised: "):
+        sync_folder(path.parent)
         return FileState.of(os.lstat(path))
 
 
@@ -157,17 +160,6 @@ def discard(staged: Staged) -> None:
     """Remove the staged version; nothing happens where it is gone already."""
     with contextlib.suppress(OSError):
         os.unlink(staged.temporary)
-
-
-def sha256_of(path: str | os.PathLike[str]) -> str:
-    """The SHA-256 (hex) of the file's bytes.
-
-    Raises:
-        BadFile: missing or unreadable.
-        TryLater: the disk failed.
-    """
-    with _translated(Path(path)), open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _stage(
@@ -178,22 +170,24 @@ def _stage(
     hard_links: HardLinks,
     token: Callable[[], str],
 ) -> Staged:
-    with _translated(path):
+    with translated(path):
         before = os.lstat(path)
     _check_kind(path, before, hard_links)
     temporary = path.with_name(temporary_name(path.name, token()))
-    target = _create(path, temporary)
+    target = create(path, temporary)
     try:
-        before_sha256 = _copy(path, target, before)
+        before_sha256 = copy_to(path, target, before)
         with _as_trouble_of(path, temporary):
             edit(temporary)
             verify(path, temporary)
-        with _translated(path):
-            _dress(path, temporary, before, mtime_ns(before.st_mtime_ns))
+        with translated(path):
+            dress(path, temporary, before, mtime_ns(before.st_mtime_ns))
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
             after_sha256 = sha256_of(temporary)
             patch = make_patch(temporary, path)
             _check_patch(path, temporary, patch, before_sha256)
-            _check_unchanged(path, before, os.lstat(path))
+            check_unchanged(path, before, os.lstat(path))
             dressed = os.lstat(temporary)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -221,85 +215,6 @@ def _check_kind(path: Path, status: os.stat_result, hard_links: HardLinks) -> No
         raise BadFile(path, f"has {status.st_nlink} names (hard links), and rewriting it would part them")
 
 
-def _create(path: Path, temporary: Path) -> BinaryIO:
-    """A new file beside `path` that only we can read; what already has that name is somebody else's."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    with _translated(path, "cannot put a copy beside it: "):
-        return open(os.open(temporary, flags, 0o600), "wb")
-
-
-def _copy(path: Path, target: BinaryIO, before: os.stat_result) -> str:
-    """Copy the bytes to `target` and close it; their SHA-256 (hex)."""
-    with _translated(path), target:
-        source = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        with open(source, "rb") as reader:
-            _check_unchanged(path, before, os.fstat(source))
-            digest = _copy_bytes(reader, target)
-            target.flush()
-            _check_unchanged(path, before, os.fstat(source))
-    return digest
-
-
-def _copy_bytes(reader: BinaryIO, writer: BinaryIO) -> str:
-    digest = hashlib.sha256()
-    while block := reader.read(_BLOCK):
-        digest.update(block)
-        writer.write(block)
-    return digest.hexdigest()
-
-
-def _check_unchanged(path: Path, before: os.stat_result, now: os.stat_result) -> None:
-    """The change time counts too: a program that puts the old mtime back cannot hide a write from it."""
-    if (FileState.of(now), now.st_ctime_ns) != (FileState.of(before), before.st_ctime_ns):
-        raise TryLater(path, "changed while it was being worked on")
-
-
-def _dress(path: Path, temporary: Path, before: os.stat_result, mtime_ns: int) -> None:
-    """Give the copy the owner, mode and extended attributes of the original and its times, and get it to disk.
-
-    Owner first: a change of owner takes set-id bits off the mode.
-    """
-    present = os.lstat(temporary)
-    for uid, gid in ((before.st_uid, -1), (-1, before.st_gid)):
-        if uid not in (-1, present.st_uid) or gid not in (-1, present.st_gid):
-            try:
-                os.chown(temporary, uid, gid, follow_symlinks=False)
-            except OSError as error:
-                # EINVAL: an owner that does not exist in this container.
-                if error.errno not in (errno.EPERM, errno.EACCES, errno.EINVAL):
-                    raise
-    shutil.copystat(path, temporary, follow_symlinks=False)
-    _check_attributes(path, temporary)
-    os.utime(temporary, ns=(before.st_atime_ns, mtime_ns), follow_symlinks=False)
-    with open(temporary, "rb+") as file:
-        os.fsync(file.fileno())
-
-
-def _check_attributes(path: Path, temporary: Path) -> None:
-    """`copystat` passes over attributes that it may not set; the owner's own ones must not get lost that way."""
-    for name in _attributes(path):
-        if name.startswith(("user.", "system.posix_acl_")) and _attribute(path, name) != _attribute(temporary, name):
-            raise BadFile(path, f"its extended attribute {name} cannot be kept")
-
-
-def _attributes(path: Path) -> list[str]:
-    try:
-        return os.listxattr(path, follow_symlinks=False)
-    except OSError as error:
-        if error.errno in (errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):
-            return []
-        raise
-
-
-def _attribute(path: Path, name: str) -> bytes | None:
-    try:
-        return os.getxattr(path, name, follow_symlinks=False)
-    except OSError as error:
-        if error.errno in (errno.ENODATA, errno.ENOTSUP):
-            return None
-        raise
-
-
 class _Nowhere:
     """Takes bytes and forgets them."""
 
@@ -315,27 +230,6 @@ def _check_patch(path: Path, temporary: Path, patch: bytes, before_sha256: str) 
         raise TryLater(path, f"the record for undo could not be made ({error})") from error
     if restored != before_sha256:
         raise TryLater(path, "changed while it was being worked on")
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        # Some network file systems cannot synchronise a folder; there the rename is as safe as it gets.
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EROFS):
-            raise
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _translated(path: Path, where: str = "") -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        trouble = from_os_error(path, error)
-        raise type(trouble)(path, where + trouble.reason) from error
 
 
 @contextlib.contextmanager
