@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -30,6 +31,7 @@ from daemon.service import Reloadable, Service
 from daemon.undoing import Undoer
 from daemon.workshop import Desk
 
+_LOCK_TRIES, _LOCK_PAUSE_S = 4, 0.05
 CHECKOUT = Path(__file__).resolve().parents[1]
 
 
@@ -225,10 +227,15 @@ def _only_daemon(state: Path) -> Iterator[IO[bytes]]:
     """The state directory is this daemon's alone; the kernel lets go of it when the process ends, however it ends."""
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
     with open(state / "daemon.lock", "ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise LedgerError(f"{state}: another daemon is running on this state directory") from error
+        # `status` and `doctor` hold it for an instant to see whether a daemon runs.
+        for left in reversed(range(_LOCK_TRIES)):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if not left:
+                    raise LedgerError(f"{state}: another daemon is running on this state directory") from error
+                time.sleep(_LOCK_PAUSE_S)
         yield file
 
 

@@ -16,7 +16,7 @@ from typing import IO
 import structlog
 
 from daemon.core.config import ForeignOwner, HardLinks, ReadOnly, Tagging
-from daemon.core.errors import BadFile, FileTrouble, TryLater, UndoRefused
+from daemon.core.errors import BadFile, TryLater, UndoRefused, from_os_error
 from daemon.core.ledger import Change, ChangeKind, ChangeState, FileStatus, Filing, KnownFile, Ledger
 from daemon.core.records import Applied
 from daemon.effects import files, scan, writers
@@ -95,9 +95,13 @@ class Changer:
 
     def _check_allowed(self, path: Path) -> None:
         _check_writers(path)
-        protected = self._tagging.read_only is ReadOnly.PARK
-        status = os.lstat(path) if os.path.lexists(path) else None
-        if protected and status is not None and stat.S_ISREG(status.st_mode) and not status.st_mode & 0o222:
+        if self._tagging.read_only is not ReadOnly.PARK:
+            return
+        try:
+            status = os.lstat(path)
+        except OSError as error:
+            raise from_os_error(path, error) from error
+        if stat.S_ISREG(status.st_mode) and not status.st_mode & 0o222:
             raise BadFile(path, "is protected from writing by its mode (tagging.read_only: write would write it)")
 
     def _owner_checked(self, staged: files.Staged) -> files.Staged:
@@ -110,14 +114,16 @@ class Changer:
             )
         return staged
 
-    def undo(self, change: Change, act: int | None = None) -> Applied:
+    def undo(self, change: Change, act: int | None = None, at: Path | None = None) -> Applied:
         """The change's file is again what it was before it, byte for byte; this is a change that can be undone too.
+
+        A move that was still to follow is off. `at` is where the file is meant to be.
 
         Raises:
             UndoRefused: see `check`.
             BadFile, TryLater: the file is as it was.
         """
-        path = self.check(change)
+        path = self.check(change, at)
         origin = self._ledger.change(change.undoes) if change.undoes is not None else None
         undoing = self._ledger.intend(
             change.audio_id,
@@ -136,8 +142,10 @@ class Changer:
         self._commit(undoing, staged, change.audio_id, change.genres_before, FileStatus.UNCHANGED)
         return Applied(path, undoing, change.genres_after, change.genres_before)
 
-    def check(self, change: Change) -> Path:
+    def check(self, change: Change, at: Path | None = None) -> Path:
         """Where the change's file is now, if the change can be taken back; the owner may have moved it.
+
+        Of several copies the one at `at` is meant, else the one that was changed.
 
         Raises:
             UndoRefused: the file is gone or was changed since, or the record holds no way back.
@@ -146,7 +154,7 @@ class Changer:
             raise UndoRefused(f"change {change.number} of {change.path}: its record holds no way back")
         elsewhere = [known.path for known in self._ledger.known_by_sound(change.audio_id)]
         reason = "the file is gone"
-        for path in dict.fromkeys((change.path, *elsewhere)):
+        for path in dict.fromkeys(filter(None, (at, change.path, *elsewhere))):
             if scan.state_of(path) is None:
                 continue
             if files.sha256_of(path) == change.sha256_after:
@@ -160,17 +168,21 @@ class Changer:
         except Exception:
             self._ledger.close_change(number, ChangeState.ROLLED_BACK)
             raise
-        with self._ledger.transaction():
-            self._ledger.staged(
-                number,
-                temporary=staged.temporary,
-                sha256_before=staged.before_sha256,
-                sha256_after=staged.after_sha256,
-                mtime_ns_before=staged.before_state.mtime_ns,
-                patch=staged.patch,
-            )
-            if filing is not None:
-                self._ledger.ask_filing(replace(filing, act=number))
+        try:
+            with self._ledger.transaction():
+                self._ledger.staged(
+                    number,
+                    temporary=staged.temporary,
+                    sha256_before=staged.before_sha256,
+                    sha256_after=staged.after_sha256,
+                    mtime_ns_before=staged.before_state.mtime_ns,
+                    patch=staged.patch,
+                )
+                if filing is not None:
+                    self._ledger.ask_filing(replace(filing, act=number))
+        except BaseException:
+            files.discard(staged)
+            raise
         return staged
 
     def _commit(
@@ -192,26 +204,46 @@ class Changer:
         with self._ledger.transaction():
             self._ledger.close_change(number, ChangeState.DONE)
             self._ledger.remember(KnownFile(staged.path, audio_id, state, genres, status, ""))
+            if status is not FileStatus.TAGGED:
+                self._ledger.drop_filing(staged.path)
         if not staged.owner_kept:
             log.warning("owner_not_kept", path=staged.path, change=number)
 
     def _roll_back(self, number: int, path: Path) -> None:
         with self._ledger.transaction():
             self._ledger.close_change(number, ChangeState.ROLLED_BACK)
-            self._ledger.drop_filing(path)
+            self._ledger.drop_filing(path, act=number)
 
     def settle(self, change: Change) -> bool:
-        """Finish a change that a crash left open if the new content is in place, else roll it back; whether it was."""
+        """Finish a change that a crash left open if the new content is in place, else roll it back; whether it was.
+
+        A file that the owner has changed since then tells by its genre: it is looked at once more.
+
+        Raises:
+            BadFile, TryLater: it cannot be told now, so that the change stays open.
+        """
         files.sweep(change.path.parent)
         state = scan.state_of(change.path)
-        if state is None or change.sha256_after is None or _sha256(change) != change.sha256_after:
+        if state is None or change.sha256_after is None:
             self._roll_back(change.number, change.path)
             return False
+        present = files.sha256_of(change.path)
+        if present != change.sha256_after:
+            if present == change.sha256_before or not self._carries(change.path, change.genres_after):
+                self._roll_back(change.number, change.path)
+                return False
+            state = replace(state, ctime_ns=0)
         status = FileStatus.TAGGED if change.kind is ChangeKind.TAG else FileStatus.UNCHANGED
         with self._ledger.transaction():
             self._ledger.close_change(change.number, ChangeState.DONE)
             self._ledger.remember(KnownFile(change.path, change.audio_id, state, change.genres_after, status, ""))
         return True
+
+    def _carries(self, path: Path, genres: tuple[str, ...]) -> bool:
+        try:
+            return self._reader.tags(path, self._tagging.id3_v23_separator).genres == genres
+        except BadFile:
+            return False
 
 
 class WriterLock:
@@ -255,10 +287,3 @@ def _stage_undo(path: Path, change: Change, hard_links: files.HardLinks) -> file
 def _check_writers(path: Path) -> None:
     if writers.writers_of(path) is writers.Writers.SOME:
         raise TryLater(path, "another program has it open for writing")
-
-
-def _sha256(change: Change) -> str | None:
-    try:
-        return files.sha256_of(change.path)
-    except (FileTrouble, OSError):
-        return None

@@ -163,7 +163,8 @@ def undo(
         changes = desk.ledger.changes_since(since.astimezone()) if since else []
         changes += desk.ledger.changes_by(bundle) if bundle else []
         steps = [partial(_undo_file, desk, file) for file in files]
-        steps += [partial(_undo_change, desk, number) for number in (*numbers, *(change.number for change in changes))]
+        steps += [partial(_undo_change, desk, number) for number in numbers]
+        steps += [partial(desk.undoer.undo_together, group) for group in desk.undoer.by_act(changes)]
         # A refusal of one must not keep back the others.
         for step in steps:
             try:
@@ -272,14 +273,14 @@ for group in (administration.config_, administration.models_, administration.led
     program.add_command(group)
 
 
-def _music_in(paths: Sequence[Path], roots: Sequence[Root] = ()) -> Iterator[Path]:
+def _music_in(paths: Sequence[Path], roots: Sequence[Root] | None = None) -> Iterator[Path]:
     """Files named outright, and music files below named folders, without what one of `roots` ignores.
 
     Given roots, paths are made absolute as the daemon sees them: below a root as that root is written, elsewhere real.
     """
     for path in paths:
-        place = _as_watched(path, roots) if roots else path
-        root = next((root for root in roots if place.is_relative_to(root.path)), None)
+        place = path if roots is None else _as_watched(path, roots)
+        root = next((root for root in roots or () if place.is_relative_to(root.path)), None)
         if not place.is_dir():
             yield place
             continue
@@ -308,22 +309,32 @@ def _on_record(ledger: Ledger, file: Path) -> KnownFile | None:
 
 
 def _undo_file(desk: Desk, file: Path) -> list[Applied | Moved]:
-    return desk.undoer.undo_act(_last_act(desk.ledger, file))
+    act, place = _last_act(desk.ledger, file)
+    return desk.undoer.undo_act(act, place)
 
 
 def _undo_change(desk: Desk, number: int) -> list[Applied | Moved]:
     return [desk.undoer.undo(number)]
 
 
-def _last_act(ledger: Ledger, file: Path) -> int:
-    """The act of the last change to this very file; only where it has none, as after a move, the last to its sound."""
+def _last_act(ledger: Ledger, file: Path) -> tuple[int, Path]:
+    """The act of the last change to this very file, and where the file is on record.
+
+    Another place's changes count only where nothing is at that place any more: the file was moved from there. Where the
+    last change took back a part of an act, as after a crash, the rest of it comes next.
+    """
     known = _on_record(ledger, file)
     changes = ledger.changes_of(known.audio_id) if known and known.audio_id else []
     done = [change for change in changes if change.undoable]
     here = [change for change in done if known is not None and known.path in (change.path, change.place_after)]
-    if not done:
+    left = [change for change in done if scan.state_of(change.place_after) is None]
+    if known is None or not (here or left):
         raise UndoRefused(f"{file}: there is no change of ours to undo")
-    return (here or done)[-1].act
+    last = (here or left)[-1]
+    origin = ledger.change(last.undoes) if last.undoes is not None else None
+    if origin is not None and any(change.undoable for change in ledger.changes_of_act(origin.act)):
+        return origin.act, known.path
+    return last.act, known.path
 
 
 def _is_below(path: Path, places: Sequence[Path]) -> bool:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import structlog
 
 from daemon.core.config import Config, Mode, Root
 from daemon.core.errors import BadFile, FileTrouble, TryLater
-from daemon.core.ledger import Filing, KnownFile, Ledger
+from daemon.core.ledger import FileStatus, Filing, KnownFile, Ledger
 from daemon.core.records import Ending, Unchanged
 from daemon.core.taxonomy import Taxonomy
 from daemon.effects import files, scan, tags
@@ -24,6 +25,11 @@ from daemon.reading import Reader
 from daemon.rules import ignore, place, policy
 
 log = structlog.get_logger()
+
+
+class _NotYet(TryLater):
+    """Raised when a file cannot be moved for now, however long that takes: it is no failed attempt."""
+
 
 # More files of one name than this in one folder are no accident any more.
 _MAX_NUMBER = 999
@@ -52,18 +58,20 @@ class Filer:
         self._mover = Mover(ledger)
         self._clock = clock
 
-    def wish(self, path: Path, genres: Sequence[str]) -> Filing | None:
+    def wish(self, path: Path, audio_id: str, genres: Sequence[str]) -> Filing | None:
         """That the file at `path`, which carries `genres`, be moved in due time; None where it is to stay."""
         genre = policy.filed_genre(genres, self._taxonomy)
         if genre is None or self._root_of(path) is None:
             return None
         now = self._clock()
-        return Filing(path, genre, act=None, asked_at=now, due_at=now + self._organise.wait_s, attempts=0)
+        return Filing(path, audio_id, genre, act=None, asked_at=now, due_at=now + self._organise.wait_s, attempts=0)
 
-    def ask(self, path: Path, genres: Sequence[str], mode: Mode) -> None:
-        """Put the wish on record, if there is one."""
-        if mode is Mode.APPLY and (wish := self.wish(path, genres)) is not None:
+    def ask(self, path: Path, audio_id: str, genres: Sequence[str], mode: Mode) -> None:
+        """Put the wish on record, if there is one; what was asked for this place before no longer holds."""
+        if mode is Mode.APPLY and (wish := self.wish(path, audio_id, genres)) is not None:
             self._ledger.ask_filing(wish)
+        elif self._ledger.filing(path) is not None:
+            self._ledger.drop_filing(path)
 
     def due(self) -> Filing | None:
         """The wish whose time has come."""
@@ -79,13 +87,24 @@ class Filer:
 
         Whatever fails, the file is where it was; it is tried again as often as the config says.
         """
+        if filing.attempts >= self._retries.max_attempts:
+            # Every failure below ends in time: this file took the whole process down each time.
+            return self._give_up(filing, f"was tried {filing.attempts} times")
         try:
+            # Counted before: see above.
+            self._ledger.ask_filing(replace(filing, attempts=filing.attempts + 1))
             ending = self._file(filing)
+        except _NotYet as trouble:
+            self._wait(filing, trouble, self._retries.retry_s)
+            return None
         except TryLater as trouble:
-            return self._postpone(filing, trouble)
+            counted = replace(filing, attempts=filing.attempts + 1)
+            if counted.attempts >= self._retries.max_attempts:
+                return self._give_up(filing, f"{trouble.reason} (tried {counted.attempts} times)")
+            self._wait(counted, trouble, self._retries.retry_s * 2**filing.attempts)
+            return None
         except BadFile as trouble:
-            log.warning("not_filed", path=trouble.path, genre=filing.genre, reason=trouble.reason)
-            ending = Unchanged(filing.path, trouble.reason)
+            return self._give_up(filing, trouble.reason)
         self.drop(filing)
         return ending
 
@@ -93,23 +112,23 @@ class Filer:
         """The file is no longer to be moved."""
         self._ledger.drop_filing(filing.path)
 
-    def _postpone(self, filing: Filing, trouble: FileTrouble) -> Ending | None:
-        attempts = filing.attempts + 1
-        if attempts >= self._retries.max_attempts:
-            reason = f"{trouble.reason} (tried {attempts} times)"
-            log.warning("not_filed", path=filing.path, genre=filing.genre, reason=reason)
-            self._ledger.drop_filing(filing.path)
-            return Unchanged(filing.path, reason)
-        due_at = self._clock() + self._retries.retry_s * 2 ** (attempts - 1)
-        self._ledger.ask_filing(Filing(filing.path, filing.genre, filing.act, self._clock(), due_at, attempts))
-        log.info("filing_postponed", path=filing.path, reason=trouble.reason, attempt=attempts)
-        return None
+    def _give_up(self, filing: Filing, reason: str) -> Ending:
+        log.warning("not_filed", path=filing.path, genre=filing.genre, reason=reason)
+        self.drop(filing)
+        return Unchanged(filing.path, reason)
+
+    def _wait(self, filing: Filing, trouble: FileTrouble, delay_s: float) -> None:
+        now = self._clock()
+        self._ledger.ask_filing(replace(filing, asked_at=now, due_at=now + delay_s))
+        log.info("filing_postponed", path=filing.path, reason=trouble.reason, attempt=filing.attempts)
 
     def _file(self, filing: Filing) -> Ending:
         root = self._root_of(filing.path)
-        if root is None:
+        if root is None or filing.genre not in self._taxonomy.names:
             return Unchanged(filing.path, "is not to be filed any more")
-        known = self._checked(filing.path, root)
+        known = self._checked(filing, root)
+        if known is None:
+            return Unchanged(filing.path, "is another track now, or of another genre")
         relative = self._destination(known, root, filing.genre)
         if relative is None or files.is_same_place(root.path / relative, known.path):
             return Unchanged(filing.path, "is in its place")
@@ -130,16 +149,21 @@ class Filer:
         )
         return moved
 
-    def _checked(self, path: Path, root: Root) -> KnownFile:
-        """What is on record of the file, if it is still as it was."""
+    def _checked(self, filing: Filing, root: Root) -> KnownFile | None:
+        """What is on record of the file, if it is still as it was; None where the wish was meant for another one."""
+        path = filing.path
         known, state = self._ledger.known(path), scan.state_of(path)
         if state is None:
             if not scan.is_inhabited(root.path):
-                raise TryLater(path, "its root is not there (not mounted?)")
+                raise _NotYet(path, "its root is not there (not mounted?)")
             raise BadFile(path, "has left its place before it could be filed")
-        if known is None or known.audio_id is None or not known.state.same_content(state):
-            raise TryLater(path, "was changed, and has to be looked at first")
-        return known
+        if known is None or known.status is FileStatus.PARKED or known.audio_id != filing.audio_id:
+            return None
+        if not known.state.same_content(state):
+            raise _NotYet(path, "was changed, and has to be looked at first")
+        # One that can hold no tags carries no genre of its own.
+        carried = policy.filed_genre(known.genres, self._taxonomy)
+        return known if carried == filing.genre or not known.genres else None
 
     def _destination(self, known: KnownFile, root: Root, genre: str) -> PurePosixPath | None:
         found = self._reader.tags(known.path, self._separator)

@@ -72,7 +72,8 @@ class Mover:
         )
         journey = self._ledger.journey(change.number)
         back = [(target, source) for source, target in journey.companions if scan.state_of(target) is not None]
-        known = self._ledger.known(here) or _unseen(change, here)
+        known = self._ledger.known(here)
+        assert known is not None, "`check` has seen it"
         moved = self._carry(number, known, there, Path(os.path.commonpath([here, there])), back)
         files.remove_made(journey.made)
         return moved
@@ -81,13 +82,16 @@ class Mover:
         """Whether a move can be taken back now.
 
         Raises:
-            UndoRefused: the file is no longer where the move put it, or something else has taken its old place.
+            UndoRefused: the file is no longer where the move put it, was changed since and not looked at yet, or
+                something else has taken its old place.
         """
-        if scan.state_of(change.place_after) is None:
+        state, known = scan.state_of(change.place_after), self._ledger.known(change.place_after)
+        if state is None:
             raise UndoRefused(f"change {change.number} of {change.place_after}: the file is no longer there")
-        known = self._ledger.known(change.place_after)
-        if known is not None and known.audio_id not in (None, change.audio_id):
+        if known is None or known.audio_id != change.audio_id:
             raise UndoRefused(f"change {change.number} of {change.place_after}: another track has taken its place")
+        if not known.state.same_content(state):
+            raise UndoRefused(f"change {change.number} of {change.place_after}: the file was changed since")
         if os.path.lexists(change.path) and not _same_file(change.path, change.place_after):
             raise UndoRefused(f"change {change.number} of {change.path}: something else stands there now")
 
@@ -100,7 +104,16 @@ class Mover:
             self._ledger.close_change(number, ChangeState.ROLLED_BACK)
             raise
         journey = Journey(tuple(companions), staged.made_folders)
-        self._ledger.staged_move(number, temporary=staged.temporary, sha256=staged.sha256, journey=journey)
+        try:
+            self._ledger.staged_move(number, temporary=staged.temporary, sha256=staged.sha256, journey=journey)
+        except BaseException:
+            files.discard_move(staged)
+            raise
+        if not staged.state.same_content(known.state):
+            # The owner was faster: the record must not take their file for the one that it knows.
+            files.discard_move(staged)
+            self._ledger.close_change(number, ChangeState.ROLLED_BACK)
+            raise TryLater(known.path, "was changed, and has to be looked at first")
         try:
             state = files.commit_move(staged)
         except Exception:
@@ -112,6 +125,9 @@ class Mover:
             log.warning("folder_not_synced", path=target, change=number)
         if not staged.owner_kept:
             log.warning("owner_not_kept", path=target, change=number)
+        if staged.state != known.state:
+            # Only its change time had moved: what else had, is seen at the next look.
+            state = replace(state, ctime_ns=0)
         self._arrive(number, known, target, state, root, companions)
         return Moved(target, number, known.path)
 
@@ -164,7 +180,8 @@ class Mover:
             _settle_companion(source, destination)
         known = self._ledger.known(change.path) or _unseen(change, change.path)
         root = Path(os.path.commonpath([change.path, target]))
-        self._arrive(change.number, known, target, state, root, journey.companions)
+        # Whoever was faster than this start may have changed it: it is looked at once more.
+        self._arrive(change.number, known, target, replace(state, ctime_ns=0), root, journey.companions)
         return True
 
 

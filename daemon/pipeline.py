@@ -6,6 +6,7 @@ a file that matches is left alone and a file that differs was changed by somebod
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -98,18 +99,24 @@ class Pipeline:
             last = self._last_seen(track)
             if last is not None and (ending := self._recognised(track, last, mode)) is not None:
                 return ending
+            if self._was_undone(track):
+                self._remember(track, FileStatus.UNCHANGED, "undone by the owner")
+                return Unchanged(track.path, "undone by the owner")
             return self._hear_and_write(track, mode, started - settled_s)
         except BadFile as trouble:
             return self.park(path, trouble.reason)
 
     def apply(self, path: Path, mode: Mode = Mode.APPLY) -> Ending:
-        """As `process`, but also for a file that was seen before: the owner asked for it by name."""
+        """As `process`, but also for a file that was seen before: the owner asked for it by name.
+
+        A dry run only tells; it leaves no suggestion behind.
+        """
         try:
             track = self._read(path, _present(path))
             last = self._last_seen(track)
             if last is not None:
                 self._learn(track, last)
-            return self._hear_and_write(track, mode, self._clock())
+            return self._try_out(track) if mode is Mode.DRY_RUN else self._hear_and_write(track, mode, self._clock())
         except BadFile as trouble:
             return self.park(path, trouble.reason)
 
@@ -126,9 +133,8 @@ class Pipeline:
         track = self._read(path, _present(path))
         if (track.audio_id, track.tags.genres) != (known.audio_id, known.genres):
             raise BadFile(path, "was changed since the suggestion was made")
-        latest = self._ledger.latest_decision(track.audio_id)
-        bundle = latest[1].bundle if latest else None
-        ending = self._write(track, known.suggestion, bundle)
+        # It is the owner's label now: `undo --model` leaves it alone.
+        ending = self._write(track, known.suggestion, None)
         genre = policy.filed_genre(known.suggestion, self._taxonomy)
         self._ledger.record_correction(track.audio_id, path, known.suggestion, genre, "accepted")
         log.info("accepted", path=path, genres=known.suggestion, change=ending.change)
@@ -191,7 +197,7 @@ class Pipeline:
         """The ending for a track that was seen before and needs no more: moved, touched, or corrected by the owner."""
         if self._learn(track, last):
             self._remember(track, FileStatus.UNCHANGED, "the owner's label")
-            self.filer.ask(track.path, track.tags.genres, mode)
+            self.filer.ask(track.path, track.audio_id, track.tags.genres, mode)
             return Unchanged(track.path, "the owner's label")
         if not policy.finished(last.status, mode) or self._is_original(track):
             return None
@@ -211,9 +217,18 @@ class Pipeline:
         return True
 
     def _is_our_write(self, track: Track) -> bool:
-        """Whether the genres are what we last wrote for this sound, perhaps into another copy of it."""
-        ours = [change for change in self._ledger.changes_of(track.audio_id) if change.undoable]
-        return bool(ours) and ours[-1].genres_after == track.tags.genres
+        """Whether the file is, byte for byte, what we once wrote, and no correction has come since then.
+
+        By content and not by the state of the change: what a crash cut off before it was recorded is ours as well.
+        """
+        corrections = self._ledger.corrections(track.audio_id)
+        since = corrections[-1].at if corrections else ""
+        ours = {
+            change.sha256_after
+            for change in self._ledger.changes_of(track.audio_id)
+            if not change.moves and change.genres_after == track.tags.genres and change.at >= since
+        }
+        return bool(ours - {None}) and files.sha256_of(track.path) in ours
 
     def _is_older_than_the_record(self, track: Track, last: KnownFile) -> bool:
         """Whether the difference may be our own doing: the ledger was restored from a backup made before it."""
@@ -230,7 +245,8 @@ class Pipeline:
         """Whether the file is again, byte for byte, what we once wrote a genre into: it was copied here anew."""
         if track.tags.genres:
             return False
-        before = {change.sha256_before for change in self._ledger.changes_of(track.audio_id)}
+        changes = self._ledger.changes_of(track.audio_id)
+        before = {change.sha256_before for change in changes if change.undoable and not change.moves}
         return bool(before - {None}) and files.sha256_of(track.path) in before
 
     def _last_seen(self, track: Track) -> KnownFile | None:
@@ -245,14 +261,23 @@ class Pipeline:
         """Whether the file of `known` is the one that is in `state` elsewhere now, or was at least taken away.
 
         The same sound at a path that is still there makes this file a copy; so it is where the volume of that path may
-        be unmounted. A renamed file keeps its inode, with it a whole tree of them.
+        be unmounted: its mount point is empty or gone. A renamed file keeps its inode, with it a whole tree of them.
         """
         if scan.state_of(known.path) is not None:
             return False
-        if known.state.same_content(state) or known.path.parent.is_dir():
+        if known.state.same_content(state):
             return True
-        roots = (root.path for root in self._roots if known.path.is_relative_to(root.path))
-        return any(scan.is_inhabited(root) for root in roots)
+        root = next((root.path for root in self._roots if known.path.is_relative_to(root.path)), known.path.parent)
+        folder = next(folder for folder in known.path.parents if os.path.isdir(folder))
+        return folder.is_relative_to(root) and scan.is_inhabited(folder)
+
+    def _was_undone(self, track: Track) -> bool:
+        """Whether the owner took our last change to this sound back, and its genres are still what they were then."""
+        written = [c for c in self._ledger.changes_of(track.audio_id) if c.undoable and not c.moves]
+        if not written or not written[-1].takes_back or written[-1].genres_after != track.tags.genres:
+            return False
+        undone = self._ledger.change(written[-1].undoes or 0)
+        return undone is not None and not undone.takes_back
 
     def _owners_label(self, audio_id: str) -> tuple[str, ...]:
         corrections = self._ledger.corrections(audio_id)
@@ -261,19 +286,32 @@ class Pipeline:
     # A new track
 
     def _hear_and_write(self, track: Track, mode: Mode, settled: float) -> Ending:
-        judged = self._judge.hear(track.path)
-        decision = judged.decision
-        self._ledger.record_decision(track.audio_id, track.path, decision, judged.heard.embeddings)
-        owner = self._owners_label(track.audio_id)
-        plan = policy.plan(track.tags.genres, decision, owner, self._config.tagging, self._taxonomy)
-        ending = self._carry_out(track, plan, decision, mode)
+        judged, plan = self._hear(track)
+        ending = self._carry_out(track, plan, judged.decision, mode)
         self._report(ending, judged, self._clock() - settled)
+        return ending
+
+    def _hear(self, track: Track) -> tuple[Judged, policy.Plan]:
+        judged = self._judge.hear(track.path)
+        self._ledger.record_decision(track.audio_id, track.path, judged.decision, judged.heard.embeddings)
+        owner = self._owners_label(track.audio_id)
+        plan = policy.plan(track.tags.genres, judged.decision, owner, self._config.tagging, self._taxonomy)
+        return judged, plan
+
+    def _try_out(self, track: Track) -> Ending:
+        """What would become of the track; nothing is left behind that the daemon would act upon."""
+        started = self._clock()
+        judged, plan = self._hear(track)
+        ending: Ending = (
+            Suggested(track.path, plan.genres) if isinstance(plan, policy.Write) else Unchanged(track.path, plan.reason)
+        )
+        self._report(ending, judged, self._clock() - started)
         return ending
 
     def _carry_out(self, track: Track, plan: policy.Plan, decision: Decision, mode: Mode) -> Ending:
         if track.tags.cannot and isinstance(plan, policy.Write):
             self._remember(track, FileStatus.UNCHANGED, f"{', '.join(plan.genres)}, untagged: {track.tags.cannot}")
-            self.filer.ask(track.path, plan.genres, mode)
+            self.filer.ask(track.path, track.audio_id, plan.genres, mode)
             return Unchanged(track.path, track.tags.cannot)
         if isinstance(plan, policy.Write) and mode is Mode.APPLY:
             return self._write(track, plan.genres, decision.bundle)
@@ -283,13 +321,14 @@ class Pipeline:
             return Suggested(track.path, plan.genres)
         if decision.abstention is not None:
             self._remember(track, FileStatus.ABSTAINED, decision.abstention.value)
+            self.filer.ask(track.path, track.audio_id, track.tags.genres, mode)
             return Abstained(track.path, decision.abstention)
         self._remember(track, FileStatus.UNCHANGED, plan.reason)
-        self.filer.ask(track.path, track.tags.genres, mode)
+        self.filer.ask(track.path, track.audio_id, track.tags.genres, mode)
         return Unchanged(track.path, plan.reason)
 
     def _write(self, track: Track, genres: tuple[str, ...], bundle: str | None) -> Applied:
-        filing: Filing | None = self.filer.wish(track.path, genres)
+        filing: Filing | None = self.filer.wish(track.path, track.audio_id, genres)
         return self._changer.write_genres(track.path, track.audio_id, track.tags.genres, genres, bundle, filing=filing)
 
     def _remember(self, track: Track, status: FileStatus, reason: str, suggestion: tuple[str, ...] = ()) -> None:

@@ -5,7 +5,8 @@ Changes that belong together (a genre and the move that followed it) are taken b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
+from pathlib import Path
 
 import structlog
 
@@ -13,6 +14,7 @@ from daemon.change import Changer
 from daemon.core.errors import FileTrouble, UndoRefused
 from daemon.core.ledger import Change, ChangeState, Ledger
 from daemon.core.records import Applied, Moved
+from daemon.effects import scan
 from daemon.moving import Mover
 
 log = structlog.get_logger()
@@ -29,8 +31,8 @@ class Undoer:
         # Undone one by one, as by `undo --since`, what belonged together still belongs together afterwards.
         self._acts: dict[int, int] = {}
 
-    def undo(self, number: int) -> Applied | Moved:
-        """Take back one change.
+    def undo(self, number: int, at: Path | None = None) -> Applied | Moved:
+        """Take back one change; of several copies of its file the one at `at` is meant.
 
         Raises:
             UndoRefused: there is no such change, it is undone already, or the file was changed or moved since.
@@ -41,30 +43,51 @@ class Undoer:
             raise UndoRefused(f"change {number}: there is no such change")
         if not change.undoable:
             raise UndoRefused(f"change {number} of {change.path}: is {change.state.replace('_', ' ')}")
-        act = self._acts.get(change.act)
-        done = self._mover.undo(change, act) if change.moves else self._changer.undo(change, act)
+        done = self._take_back(change, self._acts.get(change.act), at)
         self._acts.setdefault(change.act, done.change)
         return done
 
-    def undo_act(self, act: int) -> list[Applied | Moved]:
-        """Take back every change of one act, the last one first; where one cannot be, none is.
+    def _take_back(self, change: Change, act: int | None, at: Path | None = None) -> Applied | Moved:
+        return self._mover.undo(change, act) if change.moves else self._changer.undo(change, act, at)
 
-        Raises:
-            UndoRefused, BadFile, TryLater: as `undo`.
-        """
-        changes = self.of_act(act)
+    def undo_act(self, act: int, at: Path | None = None) -> list[Applied | Moved]:
+        """Take back every change of one act, as `undo_together`."""
+        changes = [change.number for change in self._ledger.changes_of_act(act) if change.undoable]
         if not changes:
             raise UndoRefused(f"change {act}: there is nothing of it to take back")
+        return self.undo_together(changes, at)
+
+    def undo_together(self, numbers: Iterable[int], at: Path | None = None) -> list[Applied | Moved]:
+        """Take back these changes, the last one first; where one cannot be taken back, none is.
+
+        Raises:
+            UndoRefused, BadFile, TryLater: as `undo`; everything is as it was.
+        """
+        changes = [change for number in sorted(numbers, reverse=True) if (change := self._ledger.change(number))]
         for change in changes:
             if change.moves:
                 self._mover.check(change)
             else:
-                self._changer.check(change)
-        return [self.undo(change.number) for change in changes]
+                self._changer.check(change, at)
+        done: list[tuple[Change, Applied | Moved]] = []
+        try:
+            for change in changes:
+                # What a move brought back is no longer where the owner named it.
+                done.append((change, self.undo(change.number, at if not done else None)))
+        except Exception:
+            for change, undone in reversed(done):
+                again = self._ledger.change(undone.change)
+                if again is not None:
+                    self._take_back(again, change.act)
+            raise
+        return [undone for _, undone in done]
 
-    def of_act(self, act: int) -> Sequence[Change]:
-        """What is in place of one act, the last change first."""
-        return [change for change in reversed(self._ledger.changes_of_act(act)) if change.undoable]
+    def by_act(self, changes: Iterable[Change]) -> list[list[int]]:
+        """The numbers of `changes`, those together that belong together, in the order of their first."""
+        groups: dict[int, dict[int, None]] = {}
+        for change in changes:
+            groups.setdefault(change.act, {})[change.number] = None
+        return [list(numbers) for numbers in groups.values()]
 
     def recover(self) -> int:
         """Settle every change that a crash left open: finished if the new state is in place, else rolled back.
@@ -78,8 +101,8 @@ class Undoer:
         for change in filter(_reachable, found):
             try:
                 finished = self._mover.settle(change) if change.moves else self._changer.settle(change)
-            except FileTrouble as trouble:
-                log.error("change_left_open", path=trouble.path, change=change.number, reason=trouble.reason)
+            except (FileTrouble, OSError) as trouble:
+                log.error("change_left_open", path=change.path, change=change.number, reason=str(trouble))
                 continue
             settled += 1
             log.warning("change_recovered", path=change.path, change=change.number, finished=finished)
@@ -87,5 +110,5 @@ class Undoer:
 
 
 def _reachable(change: Change) -> bool:
-    # A move may have taken its emptied folder away before the crash.
-    return change.path.parent.is_dir() or change.place_after.parent.is_dir()
+    """Whether its volume is mounted. A move may have taken its emptied folder away before the crash."""
+    return scan.is_inhabited(change.path.parent) or scan.is_inhabited(change.place_after.parent)

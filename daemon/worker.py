@@ -94,7 +94,7 @@ class Worker:
         try:
             ending = self._guarded(job.path, process)
         except LedgerError:
-            self._queue.retry(job, limits.retry_s, "the record could not be written")
+            self._queue.give_back(job, limits.retry_s, "the record could not be written")
             raise
         if ending is not None:
             self._queue.done(job)

@@ -434,22 +434,22 @@ def test_the_changes_of_a_bundle_are_those_in_place_with_what_followed(ledger: L
 
 
 def test_a_filing_waits_for_its_time(ledger: Ledger) -> None:
-    ledger.ask_filing(Filing(SONG, "rock", None, asked_at=1000.0, due_at=1900.0, attempts=0))
-    ledger.ask_filing(Filing(UNICODE, "jazz", 7, asked_at=1000.0, due_at=1500.0, attempts=2))
+    ledger.ask_filing(Filing(SONG, SOUND, "rock", None, asked_at=1000.0, due_at=1900.0, attempts=0))
+    ledger.ask_filing(Filing(UNICODE, SOUND, "jazz", 7, asked_at=1000.0, due_at=1500.0, attempts=2))
     assert ledger.next_filing(1499.0) is None
-    assert ledger.next_filing(1500.0) == Filing(UNICODE, "jazz", 7, 1000.0, 1500.0, 2)
+    assert ledger.next_filing(1500.0) == Filing(UNICODE, SOUND, "jazz", 7, 1000.0, 1500.0, 2)
     ledger.drop_filing(UNICODE)
     assert [filing.path for filing in ledger.filings()] == [SONG]
 
 
 def test_a_filing_asked_for_by_a_clock_that_was_ahead_is_due(ledger: Ledger) -> None:
-    ledger.ask_filing(Filing(SONG, "rock", None, asked_at=1e9, due_at=1e9 + 900, attempts=0))
+    ledger.ask_filing(Filing(SONG, SOUND, "rock", None, asked_at=1e9, due_at=1e9 + 900, attempts=0))
     assert ledger.next_filing(5e8) is not None
 
 
 def test_a_file_asked_for_anew_is_filed_by_the_newer_wish(ledger: Ledger) -> None:
-    ledger.ask_filing(Filing(SONG, "rock", None, asked_at=1.0, due_at=5.0, attempts=0))
-    ledger.ask_filing(Filing(SONG, "jazz", None, asked_at=2.0, due_at=6.0, attempts=0))
+    ledger.ask_filing(Filing(SONG, SOUND, "rock", None, asked_at=1.0, due_at=5.0, attempts=0))
+    ledger.ask_filing(Filing(SONG, SOUND, "jazz", None, asked_at=2.0, due_at=6.0, attempts=0))
     assert [filing.genre for filing in ledger.filings()] == ["jazz"]
 
 

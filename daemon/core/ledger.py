@@ -314,8 +314,12 @@ class Ledger:
     def ask_filing(self, filing: Filing) -> None:
         """Have a file moved when its time comes; asked anew for the same path, the newer wish counts."""
         self._database.write(
-            "INSERT OR REPLACE INTO filings (path, genre, act, asked_at, due_at, attempts) VALUES (?, ?, ?, ?, ?, ?)",
-            (path_key(filing.path), filing.genre, filing.act, filing.asked_at, filing.due_at, filing.attempts),
+            "INSERT OR REPLACE INTO filings (path, audio_id, genre, act, asked_at, due_at, attempts)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (
+                *(path_key(filing.path), filing.audio_id, filing.genre, filing.act),
+                *(filing.asked_at, filing.due_at, filing.attempts),
+            ),
         )
 
     def next_filing(self, now: float) -> Filing | None:
@@ -334,9 +338,17 @@ class Ledger:
         """Every file that waits to be moved, the next one first."""
         return [rows.filing_of(row) for row in self._database.read("SELECT * FROM filings ORDER BY due_at, path")]
 
-    def drop_filing(self, path: Path) -> None:
-        """The file at `path` is no longer to be moved."""
-        self._database.write("DELETE FROM filings WHERE path = ?", (path_key(path),))
+    def filing(self, path: Path) -> Filing | None:
+        """What was asked for the file at `path`."""
+        row = self._database.read_one("SELECT * FROM filings WHERE path = ?", (path_key(path),))
+        return rows.filing_of(row) if row else None
+
+    def drop_filing(self, path: Path, act: int | None = None) -> None:
+        """The file at `path` is no longer to be moved; given an act, only if it was asked for by that."""
+        if act is None:
+            self._database.write("DELETE FROM filings WHERE path = ?", (path_key(path),))
+        else:
+            self._database.write("DELETE FROM filings WHERE path = ? AND act = ?", (path_key(path), act))
 
     # Corrections
 

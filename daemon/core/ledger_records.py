@@ -120,9 +120,10 @@ class Journey:
 
 @dataclass(frozen=True, slots=True)
 class Filing:
-    """A file that is to be moved to the place of `genre`. Times are Unix seconds."""
+    """A file that is to be moved to the place of `genre`, while it holds this sound. Times are Unix seconds."""
 
     path: Path
+    audio_id: str
     genre: str
     act: int | None
     asked_at: float
@@ -184,7 +185,15 @@ def change_of(row: Row) -> Change:
 
 def filing_of(row: Row) -> Filing:
     """The value of a row of `filings`."""
-    return Filing(path_of(row["path"]), row["genre"], row["act"], row["asked_at"], row["due_at"], row["attempts"])
+    return Filing(
+        path=path_of(row["path"]),
+        audio_id=row["audio_id"],
+        genre=row["genre"],
+        act=row["act"],
+        asked_at=row["asked_at"],
+        due_at=row["due_at"],
+        attempts=row["attempts"],
+    )
 
 
 def correction_of(row: Row) -> Correction:

@@ -109,6 +109,7 @@ CREATE TABLE folders (
 CREATE INDEX folders_by_change ON folders (change);
 CREATE TABLE filings (
     path PRIMARY KEY NOT NULL,
+    audio_id TEXT NOT NULL,
     genre TEXT NOT NULL,
     act INTEGER,
     asked_at REAL NOT NULL,

@@ -33,18 +33,14 @@ Answer = Callable[[Message], tuple[Message, bytes]]
 Beat = Callable[[], None]
 
 _FRAME: Final = struct.Struct("!II")  # the sizes of what follows: JSON, bytes
-_JSON_MAX = 16 << 20
-_BYTES_MAX = 256 << 20
-_TOLD_MAX = 4000
+_JSON_MAX, _BYTES_MAX, _TOLD_MAX = 16 << 20, 256 << 20, 4000
 
 # A child is renewed after so many calls: libraries leak. One start per 5,000 calls costs a call 0.1 ms.
 _CALLS = 5000
-# Imports from a slow disk, on a machine with other things to do.
-_START_S = 60.0
-_SLICE_S = 1.0
+# The start is imports from a slow disk, on a machine with other things to do.
+_START_S, _SLICE_S = 60.0, 1.0
 # A killed process is gone in milliseconds, unless it waits for a disk that does not answer: then it cannot be killed.
-_REAP_S = 3.0
-_LOST_MAX = 4
+_REAP_S, _LOST_MAX = 3.0, 4
 
 # A stop, by systemd to every process of the service or by Ctrl-C, is the parent's business: it finishes what it has
 # in hand, and for that it needs its child.
@@ -125,9 +121,8 @@ class Child:
         Raises:
             ChildUnavailable, ChildTimeout, ChildDied: there is no answer.
         """
-        if self._running is not None and (
-            self._running.calls >= self._calls or self._running.process.poll() is not None
-        ):
+        running = self._running
+        if running is not None and (running.calls >= self._calls or running.process.poll() is not None):
             self.close()
         if self._running is None:
             self._running = self._start(beat)
@@ -299,6 +294,8 @@ def _send(descriptor: int, request: Message, deadline: float, beat: Beat | None)
             rest = rest[os.write(descriptor, rest) :]
         except BrokenPipeError:
             raise _Closed from None
+        except OSError as error:
+            raise ChildUnavailable(f"nothing can be sent to it: {error.strerror}") from error
 
 
 def _receive(descriptor: int, deadline: float, beat: Beat | None) -> Reply:
@@ -321,7 +318,10 @@ def _read(descriptor: int, size: int, deadline: float, beat: Beat | None) -> byt
         done = 0
         while done < size:
             _wait(descriptor, select.POLLIN, deadline, beat)
-            got = os.readv(descriptor, [view[done:]])
+            try:
+                got = os.readv(descriptor, [view[done:]])
+            except OSError as error:
+                raise ChildUnavailable(f"its answer cannot be read: {error.strerror}") from error
             if not got:
                 raise _Closed
             done += got

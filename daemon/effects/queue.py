@@ -192,6 +192,14 @@ class Queue:
             )
             self._database.write("UPDATE jobs SET leased_until = NULL WHERE path = ? AND lease = ?", held)
 
+    def give_back(self, job: Job, delay_s: float, reason: str) -> None:
+        """As `retry`, but the attempt does not count: it was not the file's fault."""
+        with self._database.transaction():
+            self.retry(job, delay_s, reason)
+            self._database.write(
+                "UPDATE jobs SET attempts = MAX(0, attempts - 1) WHERE path = ?", (path_key(job.path),)
+            )
+
     def release_all(self) -> None:
         """Take back every lease: at start no worker of an earlier run can be alive."""
         self._database.write("UPDATE jobs SET leased_until = NULL, lease = 0")

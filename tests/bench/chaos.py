@@ -202,7 +202,10 @@ def do_job(folder: Path, job: str, suffix: str) -> None:
         except BaseException as error:
             ended = f"unclear: {error!r}"
         sys.stdout.flush()
-        os.write(1, b"\n" + json.dumps({"ended": ended}).encode())
+        told = b"\n" + json.dumps({"ended": ended}).encode()
+        while told:  # this call may be the one that fails
+            with contextlib.suppress(OSError):
+                told = told[os.write(1, told) :]
         os._exit(0)
 
 
