@@ -16,7 +16,7 @@ import click
 
 from daemon import commands
 from daemon.change import Changer, WriterLock
-from daemon.core import bundle, config, log
+from daemon.core import bundle, config, ledger_backup, log
 from daemon.core.config import Config, Root
 from daemon.core.errors import ConfigError, LedgerError, MusicReclassError
 from daemon.core.inference import Ensemble
@@ -101,9 +101,11 @@ class Workshop:
     @contextlib.contextmanager
     def ledger(self) -> Iterator[Ledger]:
         """The ledger, closed afterwards."""
-        ledger = Ledger(self.state_directory / "ledger.db")
+        place = self.state_directory / "ledger.db"
+        ledger = Ledger(place)
         try:
-            yield ledger
+            with ledger_backup.advising(place):
+                yield ledger
         finally:
             ledger.close()
 

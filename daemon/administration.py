@@ -17,7 +17,7 @@ from daemon.core import config as configuration
 from daemon.core import ledger_backup as backups
 from daemon.core.errors import LedgerError, MusicReclassError
 from daemon.effects import models
-from daemon.pipeline import RESTORED_AT
+from daemon.recognition import RESTORED_AT
 from daemon.workshop import Workshop
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
@@ -173,16 +173,17 @@ def ledger_list(workshop: Workshop, as_json: bool) -> int:
 
 
 @ledger_.command(name="restore")
-@click.option("--from", "source", type=click.Path(path_type=Path), help="This copy, not the newest sound one.")
+@click.argument("source", required=False, type=click.Path(path_type=Path), metavar="[COPY]")
 @click.pass_obj
 def ledger_restore(workshop: Workshop, source: Path | None) -> int:
-    """Put a copy of the ledger in its place; what was there is set aside. The daemon must be stopped.
+    """Put COPY of the ledger (else the newest sound one) in its place. The daemon must be stopped.
 
-    Genres that were written after the copy was made are taken as seen, not as corrections of yours.
+    What was there is set aside. Genres that were written after the copy was made are taken as seen, not as corrections
+    of yours; they can no longer be undone.
 
     \b
     Examples: music-reclass ledger restore
-              music-reclass ledger restore --from ~/ledger-20261122T120000Z.db
+              music-reclass ledger restore ~/ledger-20261122T120000Z.db
     """
     with workshop.alone() as place:
         newest = next(backups.sound_backups(backups.folder_of(place)), None)
@@ -193,5 +194,5 @@ def ledger_restore(workshop: Workshop, source: Path | None) -> int:
         done = backups.restore(place, chosen, stating={RESTORED_AT: now})
     for aside in done.set_aside:
         click.echo(f"{aside}: set aside")
-    click.echo(f"{done.ledger}: restored from {done.backup}")
+    click.echo(f"{done.ledger}: restored from {done.backup}; what was changed after that cannot be undone any more")
     return 0

@@ -165,6 +165,8 @@ def undo(
         steps = [partial(_undo_file, desk, file) for file in files]
         steps += [partial(_undo_change, desk, number) for number in numbers]
         steps += [partial(desk.undoer.undo_together, group) for group in desk.undoer.by_act(changes)]
+        if not steps:
+            click.echo("there is nothing to undo", err=True)
         # A refusal of one must not keep back the others.
         for step in steps:
             try:
@@ -209,7 +211,7 @@ def review(workshop: Workshop, paths: tuple[Path, ...], wish: str | None, what: 
     with workshop.pipeline() as pipeline:
         for known in found:
             failed |= not _review_one(pipeline, known.path, wish)
-    click.echo(f"{len(found)} files: {wish}")
+    click.echo(f"{wish}: {show.counted(len(found), 'file')}" if found else f"nothing to {wish} there")
     return 1 if failed or not found else 0
 
 

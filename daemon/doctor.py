@@ -11,9 +11,9 @@ from pathlib import Path
 
 from daemon.core import bundle as bundles
 from daemon.core.config import Config, Watch
-from daemon.core.errors import ConfigError, MusicReclassError
+from daemon.core.errors import ConfigError, LedgerDamaged, MusicReclassError
 from daemon.core.inference import cuda_available
-from daemon.effects import watch
+from daemon.effects import scan, watch
 from daemon.workshop import Workshop
 
 
@@ -66,6 +66,8 @@ def _roots(settings: Config) -> Iterator[Finding]:
                 f"{path}: cannot be written by this user, so no genre can be written there",
                 "run the daemon as the files' owner, or set mode: dry-run; under systemd see ReadWritePaths",
             )
+        elif not scan.is_inhabited(path):
+            yield Finding(Level.NOTE, f"{path}: is empty", "if it should not be: is its volume mounted?")
         elif root.watch is Watch.INOTIFY and watch.is_on_network(path):
             yield Finding(
                 Level.PROBLEM,
@@ -98,6 +100,10 @@ def _state(workshop: Workshop) -> Iterator[Finding]:
     try:
         with workshop.ledger() as ledger:
             totals, unfinished = ledger.totals(), len(ledger.open_changes())
+    except LedgerDamaged as error:
+        what, _, advice = str(error).partition("\n")
+        yield Finding(Level.PROBLEM, f"state: {what}", advice)
+        return
     except (MusicReclassError, OSError) as error:
         yield Finding(Level.PROBLEM, f"state: {error}", f"see that {state} is yours, writable and has space")
         return
@@ -106,7 +112,7 @@ def _state(workshop: Workshop) -> Iterator[Finding]:
     if unfinished and not running:
         yield Finding(Level.NOTE, f"{unfinished} changes were cut off by a crash", "the next start settles them")
     if totals["parked"]:
-        yield Finding(Level.NOTE, f"{totals['parked']} files are parked", "`music-reclass history FILE` says why")
+        yield Finding(Level.NOTE, f"{totals['parked']} files are parked", "`music-reclass review --parked` says why")
     space = os.statvfs(state)
     if space.f_bavail * space.f_frsize < 200 * 2**20:
         yield Finding(Level.PROBLEM, f"{state}: less than 200 MiB free", "make room: every change must be recorded")

@@ -50,11 +50,16 @@ class Intake:
         self._touched: thread_queue.SimpleQueue[Path | None] = thread_queue.SimpleQueue()
         self._told: dict[tuple[str, Path], list[Path]] = {}
         self._tried: set[Path] = set()
+        self._absent: dict[Path, str] = {}
 
     def set(self, roots: Sequence[Root], settle: Settle) -> None:
         """Use these roots and limits from the next step on."""
         self._roots = tuple(roots)
         self._settle_limits = settle
+
+    def troubles(self) -> list[str]:
+        """Roots that the last rescan could not look through, one line each."""
+        return [f"{root}: {reason}" for root, reason in list(self._absent.items())]
 
     @property
     def settling(self) -> int:
@@ -127,7 +132,10 @@ class Intake:
             try:
                 self._rescan_root(root, keep_going)
             except TryLater as trouble:
+                self._absent[root.path] = trouble.reason
                 log.warning("root_unavailable", root=root.path, reason=trouble.reason)
+            else:
+                self._absent.pop(root.path, None)
 
     def _rescan_root(self, root: Root, keep_going: Callable[[], bool]) -> None:
         def wanted(path: Path) -> bool:
@@ -149,6 +157,8 @@ class Intake:
                 self.touch(path)
             if not keep_going():
                 return
+        if not found and (recorded := len(self._ledger.states_under(root.path))):
+            raise TryLater(root.path, f"is empty, but {recorded} files of it are on record (not mounted?)")
         new += self._give_second_chances(root)
         level = log.info if new else log.debug
         level("rescanned", root=root.path, files=found, new=new, took_s=round(time.monotonic() - started, 3))

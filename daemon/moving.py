@@ -75,7 +75,9 @@ class Mover:
         known = self._ledger.known(here)
         assert known is not None, "`check` has seen it"
         moved = self._carry(number, known, there, Path(os.path.commonpath([here, there])), back)
-        files.remove_made(journey.made)
+        # Also those made for another file that has gone back by now.
+        ours = [folder for folder in here.parents if self._ledger.made_folder(folder)]
+        files.remove_made([*journey.made, *ours])
         return moved
 
     def check(self, change: Change) -> None:

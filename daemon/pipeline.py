@@ -6,42 +6,28 @@ a file that matches is left alone and a file that differs was changed by somebod
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import structlog
 
 from daemon.change import Changer
 from daemon.core import decide
-from daemon.core.config import Config, Mode, Root
+from daemon.core.config import Config, Inside, Mode, Outside, Root
 from daemon.core.errors import BadFile, TryLater
 from daemon.core.inference import Ensemble, Heard
 from daemon.core.ledger import FileStatus, Filing, KnownFile, Ledger
 from daemon.core.records import Abstained, Applied, Decision, Ending, FileState, Parked, Suggested, Unchanged
 from daemon.core.taxonomy import Taxonomy
-from daemon.effects import files, scan, tags
+from daemon.effects import scan, tags
 from daemon.filing import Filer
 from daemon.reading import Reader
-from daemon.rules import correct, policy
+from daemon.recognition import Recognition, Track
+from daemon.rules import policy
 
 log = structlog.get_logger()
-
-# The fact that `music-reclass ledger restore` states: since when the record goes on from a backup.
-RESTORED_AT = "restored_at"
-
-
-@dataclass(frozen=True, slots=True)
-class Track:
-    """A file that was read: where it is, what its tags say, and which sound it holds."""
-
-    path: Path
-    state: FileState
-    audio_id: str
-    tags: tags.Tags
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +63,7 @@ class Pipeline:
         self._judge = Judge(config, ensemble, self._taxonomy, reader)
         self._changer = Changer(ledger, config.tagging, reader)
         self._roots = config.roots if roots is None else tuple(roots)
+        self._recognition = Recognition(ledger, self._roots, self._taxonomy)
         self.filer = Filer(config, self._roots, ledger, reader)
 
     def process(self, path: Path, mode: Mode, *, settled_s: float = 0.0) -> Ending:
@@ -96,12 +83,14 @@ class Pipeline:
             if known is not None and policy.finished(known.status, mode) and self._as_known(known, state):
                 return Unchanged(path, "seen already")
             track = self._read(path, state)
-            last = self._last_seen(track)
+            last = self._recognition.last_seen(track)
             if last is not None and (ending := self._recognised(track, last, mode)) is not None:
                 return ending
-            if self._was_undone(track):
+            if self._recognition.was_undone(track):
                 self._remember(track, FileStatus.UNCHANGED, "undone by the owner")
                 return Unchanged(track.path, "undone by the owner")
+            if last is None and (twin := self._twin(track, mode)) is not None:
+                return self._take_over(track, twin, mode)
             return self._hear_and_write(track, mode, started - settled_s)
         except BadFile as trouble:
             return self.park(path, trouble.reason)
@@ -113,9 +102,9 @@ class Pipeline:
         """
         try:
             track = self._read(path, _present(path))
-            last = self._last_seen(track)
+            last = self._recognition.last_seen(track)
             if last is not None:
-                self._learn(track, last)
+                self._recognition.learn(track, last)
             return self._try_out(track) if mode is Mode.DRY_RUN else self._hear_and_write(track, mode, self._clock())
         except BadFile as trouble:
             return self.park(path, trouble.reason)
@@ -195,93 +184,26 @@ class Pipeline:
 
     def _recognised(self, track: Track, last: KnownFile, mode: Mode) -> Ending | None:
         """The ending for a track that was seen before and needs no more: moved, touched, or corrected by the owner."""
-        if self._learn(track, last):
+        if self._recognition.learn(track, last):
             self._remember(track, FileStatus.UNCHANGED, "the owner's label")
             self.filer.ask(track.path, track.audio_id, track.tags.genres, mode)
             return Unchanged(track.path, "the owner's label")
-        if not policy.finished(last.status, mode) or self._is_original(track):
+        if not policy.finished(last.status, mode) or (last.path != track.path and self._recognition.is_original(track)):
             return None
         self._remember(track, last.status, last.reason, last.suggestion)
         return Unchanged(track.path, last.reason or "seen already")
 
-    def _learn(self, track: Track, last: KnownFile) -> bool:
-        """Record the owner's correction, if the track carries one since it was last seen."""
-        if last.path != track.path:
-            self._ledger.forget(last.path)
-            log.info("moved", path=track.path, from_path=last.path)
-        correction = correct.recognise(last.genres, track.tags.genres, self._taxonomy)
-        if correction is None or self._is_our_write(track) or self._is_older_than_the_record(track, last):
-            return False
-        self._ledger.record_correction(track.audio_id, track.path, correction.genres, correction.genre, "retagged")
-        log.info("corrected", path=track.path, before=last.genres, genres=correction.genres, genre=correction.genre)
-        return True
+    def _twin(self, track: Track, mode: Mode) -> KnownFile | None:
+        tagging = self._config.tagging
+        if tagging.inside is not Inside.KEEP or tagging.outside is not Outside.KEEP:
+            return None  # genres that are there are to be judged anew
+        return self._recognition.twin(track, mode)
 
-    def _is_our_write(self, track: Track) -> bool:
-        """Whether the file is, byte for byte, what we once wrote, and no correction has come since then.
-
-        By content and not by the state of the change: what a crash cut off before it was recorded is ours as well.
-        """
-        corrections = self._ledger.corrections(track.audio_id)
-        since = corrections[-1].at if corrections else ""
-        ours = {
-            change.sha256_after
-            for change in self._ledger.changes_of(track.audio_id)
-            if not change.moves and change.genres_after == track.tags.genres and change.at >= since
-        }
-        return bool(ours - {None}) and files.sha256_of(track.path) in ours
-
-    def _is_older_than_the_record(self, track: Track, last: KnownFile) -> bool:
-        """Whether the difference may be our own doing: the ledger was restored from a backup made before it."""
-        restored_at = self._ledger.fact(RESTORED_AT)
-        if restored_at is None or last.seen_at >= restored_at:
-            return False
-        changed_at = datetime.fromtimestamp(track.state.ctime_ns / 1e9, UTC).isoformat(timespec="milliseconds")
-        if changed_at >= restored_at:
-            return False
-        log.info("relearned", path=track.path, genres=track.tags.genres, reason="older than the restored record")
-        return True
-
-    def _is_original(self, track: Track) -> bool:
-        """Whether the file is again, byte for byte, what we once wrote a genre into: it was copied here anew."""
-        if track.tags.genres:
-            return False
-        changes = self._ledger.changes_of(track.audio_id)
-        before = {change.sha256_before for change in changes if change.undoable and not change.moves}
-        return bool(before - {None}) and files.sha256_of(track.path) in before
-
-    def _last_seen(self, track: Track) -> KnownFile | None:
-        """The track as it was last seen: at this path, or at one from which it has gone since."""
-        seen = self._ledger.known_by_sound(track.audio_id)
-        here = next((known for known in seen if known.path == track.path), None)
-        if here is not None:
-            return here
-        return next((known for known in seen if self._has_left(known, track.state)), None)
-
-    def _has_left(self, known: KnownFile, state: FileState) -> bool:
-        """Whether the file of `known` is the one that is in `state` elsewhere now, or was at least taken away.
-
-        The same sound at a path that is still there makes this file a copy; so it is where the volume of that path may
-        be unmounted: its mount point is empty or gone. A renamed file keeps its inode, with it a whole tree of them.
-        """
-        if scan.state_of(known.path) is not None:
-            return False
-        if known.state.same_content(state):
-            return True
-        root = next((root.path for root in self._roots if known.path.is_relative_to(root.path)), known.path.parent)
-        folder = next(folder for folder in known.path.parents if os.path.isdir(folder))
-        return folder.is_relative_to(root) and scan.is_inhabited(folder)
-
-    def _was_undone(self, track: Track) -> bool:
-        """Whether the owner took our last change to this sound back, and its genres are still what they were then."""
-        written = [c for c in self._ledger.changes_of(track.audio_id) if c.undoable and not c.moves]
-        if not written or not written[-1].takes_back or written[-1].genres_after != track.tags.genres:
-            return False
-        undone = self._ledger.change(written[-1].undoes or 0)
-        return undone is not None and not undone.takes_back
-
-    def _owners_label(self, audio_id: str) -> tuple[str, ...]:
-        corrections = self._ledger.corrections(audio_id)
-        return corrections[-1].genres if corrections else ()
+    def _take_over(self, track: Track, twin: KnownFile, mode: Mode) -> Ending:
+        self._remember(track, twin.status, twin.reason)
+        self.filer.ask(track.path, track.audio_id, track.tags.genres, mode)
+        log.info("copy", path=track.path, of_path=twin.path, status=twin.status.value)
+        return Unchanged(track.path, "a copy of a known track")
 
     # A new track
 
@@ -294,7 +216,7 @@ class Pipeline:
     def _hear(self, track: Track) -> tuple[Judged, policy.Plan]:
         judged = self._judge.hear(track.path)
         self._ledger.record_decision(track.audio_id, track.path, judged.decision, judged.heard.embeddings)
-        owner = self._owners_label(track.audio_id)
+        owner = self._recognition.owners_label(track.audio_id)
         plan = policy.plan(track.tags.genres, judged.decision, owner, self._config.tagging, self._taxonomy)
         return judged, plan
 
@@ -314,7 +236,9 @@ class Pipeline:
             self.filer.ask(track.path, track.audio_id, plan.genres, mode)
             return Unchanged(track.path, track.tags.cannot)
         if isinstance(plan, policy.Write) and mode is Mode.APPLY:
-            return self._write(track, plan.genres, decision.bundle)
+            # What the owner decided for another copy is no decision of the bundle.
+            owners = plan.genres == self._recognition.owners_label(track.audio_id)
+            return self._write(track, plan.genres, None if owners else decision.bundle)
         if isinstance(plan, policy.Write):
             reason = "suggested" if mode is Mode.SUGGEST else "dry run"
             self._remember(track, FileStatus.SUGGESTED, reason, plan.genres)
@@ -339,9 +263,11 @@ class Pipeline:
     def _report(self, ending: Ending, judged: Judged, since_settled_s: float) -> None:
         decision, heard = judged.decision, judged.heard
         runner_up = decision.candidates[1] if len(decision.candidates) > 1 else None
+        written = ending.genres_after[0] if isinstance(ending, Applied) and ending.genres_after else decision.genre
         event = log.bind(
             path=ending.path,
-            genre=decision.genre,
+            genre=written,
+            **({} if written == decision.genre else {"heard": decision.genre}),
             confidence=round(decision.confidence, 3),
             threshold=round(decision.threshold, 3),
             best=decision.candidates[0].genre if decision.candidates else None,

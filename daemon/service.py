@@ -252,7 +252,7 @@ class Service:
             "done": dict(self._worker.endings),
             "last_track_at": self._worker.last_track_at,
             "healthy": not self.troubles(),
-            "troubles": self.troubles() + self._watcher.troubles(),
+            "troubles": list(dict.fromkeys(self.troubles() + self._watcher.troubles() + self._intake.troubles())),
             "threads": {name: thread.is_alive() for name, thread in self._threads.items()},
             **self._source.describe(),
         }

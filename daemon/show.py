@@ -99,6 +99,11 @@ def genres(values: Sequence[str]) -> str:
     return printable(", ".join(values)) if values else "empty"
 
 
+def counted(number: int, what: str) -> str:
+    """A number of things, in words."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def undone(done: Applied | Moved) -> str:
     """One line on a change that was taken back."""
     if isinstance(done, Moved):
@@ -123,7 +128,7 @@ def review(found: Sequence[KnownFile], ledger: Ledger, as_json: bool) -> None:
         sure = f"{decision.confidence:.0%}" if decision else ""
         _print(f"{sure:>5}  {_pad(what, 32)}{printable(known.path)}")
     if not as_json:
-        _print(f"{len(found)} files")
+        _print(counted(len(found), "file"))
 
 
 def history(ledger: Ledger, known: KnownFile, as_json: bool) -> None:
@@ -152,7 +157,9 @@ def history(ledger: Ledger, known: KnownFile, as_json: bool) -> None:
         f", genre: {genres(known.genres)}"
     )
     for event in events:
-        _print(f"  {_local(str(event['at']))}  {_event_line(event)}")
+        place = event.get("path", str(known.path))
+        elsewhere = f"  [{printable(place)}]" if place != str(known.path) else ""
+        _print(f"  {_local(str(event['at']))}  {_event_line(event)}{elsewhere}")
 
 
 def _event_line(event: dict[str, Any]) -> str:
@@ -177,9 +184,11 @@ def status(state: dict[str, Any], as_json: bool) -> None:
     _print("running" if state["running"] else "not running")
     for key in ("bundle", "device", "roots", "queued", "settling", "done", "library", "troubles", "state_directory"):
         value = state.get(key)
+        if isinstance(value, list):
+            value = ", ".join(map(str, value))
         if isinstance(value, dict):
             value = ", ".join(f"{count} {name}" for name, count in value.items()) or "nothing yet"
-        if value not in (None, []):
+        if value not in (None, ""):
             _print(f"  {key.replace('_', ' '):<16} {printable(value)}")
 
 
@@ -207,7 +216,7 @@ def differences(found: Iterable[Difference], as_json: bool) -> int:
             if each.advice:
                 _print(f"{'':<16}   {printable(each.advice)}")
     if not as_json:
-        _print(f"{count} differences between record and disk" if count else "record, disk and queue agree")
+        _print(f"{counted(count, 'difference')} of record and disk" if count else "record, disk and queue agree")
     return count
 
 

@@ -323,7 +323,8 @@ def test_totals_count_everything(ledger: Ledger) -> None:
     ledger.remember(known())
     ledger.remember(known(UNICODE, status=FileStatus.PARKED))
     ledger.record_decision(SOUND, SONG, DECISION, {})
-    intend(ledger)
+    ledger.close_change(intend(ledger), ChangeState.ROLLED_BACK)
+    ledger.close_change(intend(ledger), ChangeState.DONE)
     ledger.record_correction(SOUND, SONG, ["Polka"], None, "retagged")
     ledger.record_serving("starter-1", Path("/models/starter-1"), "0" * 64)
     assert ledger.totals() == empty | {"tagged": 1, "parked": 1, "decisions": 1, "changes": 1, "corrections": 1}

@@ -310,11 +310,46 @@ def test_the_original_copied_here_anew_is_tagged_again(pipeline: Pipeline, ledge
     source = make_track(tmp_path / "source.flac", "jazz")
     path = Path(shutil.copy(source, tmp_path / "song.flac"))
     pipeline.process(path, Mode.APPLY)
-    shutil.copy(source, path)
-    assert isinstance(pipeline.process(path, Mode.APPLY), Applied)
     path.unlink()
     again = Path(shutil.copy(source, tmp_path / "again.flac"))
     assert isinstance(pipeline.process(again, Mode.APPLY), Applied)
+
+
+def test_a_genre_that_is_removed_so_that_the_old_bytes_are_there_again_does_not_come_back(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    path = make_track(tmp_path / "song.flac", "jazz")
+    original = path.read_bytes()
+    pipeline.process(path, Mode.APPLY)
+    path.write_bytes(original)
+    assert isinstance(pipeline.process(path, Mode.APPLY), Unchanged)
+    assert path.read_bytes() == original
+
+
+def test_a_copy_of_a_known_track_is_not_heard_again(pipeline: Pipeline, ledger: Ledger, tmp_path: Path) -> None:
+    path = make_track(tmp_path / "song.flac", "jazz")
+    pipeline.process(path, Mode.APPLY)
+    copy = Path(shutil.copy(path, tmp_path / "copy.flac"))
+    assert pipeline.process(copy, Mode.APPLY) == Unchanged(copy, "a copy of a known track")
+    assert len(ledger.decisions(audio_id(path))) == 1
+    known = ledger.known(copy)
+    assert known is not None and known.status is FileStatus.TAGGED
+
+
+def test_a_tree_that_is_copied_and_then_moved_is_told_apart(pipeline: Pipeline, ledger: Ledger, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    path = make_track(tmp_path / "a" / "song.flac", "jazz")
+    pipeline.process(path, Mode.APPLY)
+    shutil.copytree(tmp_path / "a", tmp_path / "copy")
+    (tmp_path / "a").rename(tmp_path / "moved")
+    for place in ("copy", "moved"):
+        pipeline.process(tmp_path / place / "song.flac", Mode.APPLY)
+    assert len(ledger.decisions(audio_id(tmp_path / "moved" / "song.flac"))) == 1
+    assert {known.path.parent.name for known in ledger.known_by_sound(audio_id(tmp_path / "copy" / "song.flac"))} == {
+        "copy",
+        "moved",
+    }
+    assert ledger.corrections(audio_id(tmp_path / "copy" / "song.flac")) == []
 
 
 def test_a_genre_that_the_owner_removed_does_not_come_back(pipeline: Pipeline, tmp_path: Path) -> None:

@@ -21,8 +21,9 @@ from daemon.core.records import Applied, Device, Parked, Suggested, Unchanged
 from daemon.effects import scan, tags
 from daemon.effects.queue import Queue
 from daemon.intake import Intake
-from daemon.pipeline import RESTORED_AT, Pipeline, retry_or_park
+from daemon.pipeline import Pipeline, retry_or_park
 from daemon.reading import Reader
+from daemon.recognition import RESTORED_AT
 
 
 @pytest.fixture(scope="module")

@@ -143,22 +143,15 @@ class Ledger:
                 " votes, at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     *(audio_id, path_key(path), decision.bundle, decision.genre, decision.confidence),
-                    *(
-                        decision.threshold,
-                        decision.abstention,
-                        rows.candidates_of(decision),
-                        rows.votes_of(decision),
-                        now,
-                    ),
+                    *(decision.threshold, decision.abstention),
+                    *(rows.candidates_of(decision), rows.votes_of(decision), now),
                 ),
             )
 
     def latest_decision(self, audio_id: str) -> tuple[str, Decision] | None:
         """The last decision on a track, with the time it was made."""
-        row = self._database.read_one(
-            "SELECT * FROM decisions WHERE audio_id = ? ORDER BY id DESC LIMIT 1", (audio_id,)
-        )
-        return (row["at"], rows.decision_of(row)) if row else None
+        found = self.decisions(audio_id)
+        return found[-1] if found else None
 
     def decisions(self, audio_id: str) -> list[tuple[str, Decision]]:
         """Every decision on a track with its time, the oldest first."""
@@ -248,6 +241,10 @@ class Ledger:
             tuple((path_of(row["source"]), path_of(row["target"])) for row in moved),
             tuple(path_of(row["path"]) for row in folders),
         )
+
+    def made_folder(self, path: Path) -> bool:
+        """Whether a move made the folder at `path`."""
+        return self._database.read_one("SELECT 1 FROM folders WHERE path = ? LIMIT 1", (path_key(path),)) is not None
 
     def close_change(self, number: int, state: ChangeState) -> None:
         """Record how a change ended; the undoing of a change closes that one too."""
@@ -385,11 +382,13 @@ class Ledger:
         )
 
     def totals(self) -> dict[str, int]:
-        """Counts for `status`: files by status, decisions, changes and corrections."""
+        """Counts for `status`: files by status, decisions, changes made, corrections and pending moves."""
         found = self._database.read("SELECT status, COUNT(*) AS n FROM files GROUP BY status")
         totals = {status.value: 0 for status in FileStatus} | {row["status"]: row["n"] for row in found}
+        where = {"changes": f"state IN ('{ChangeState.DONE.value}', '{ChangeState.UNDONE.value}')"}
         for table in ("decisions", "changes", "corrections", "filings"):
-            row = self._database.read_one(f"SELECT COUNT(*) AS n FROM {table}")  # noqa: S608 - our own names
+            condition = where.get(table, "TRUE")
+            row = self._database.read_one(f"SELECT COUNT(*) AS n FROM {table} WHERE {condition}")  # noqa: S608 - our own
             totals[table] = row["n"] if row else 0
         return totals
 

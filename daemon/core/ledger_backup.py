@@ -117,6 +117,8 @@ def advising(ledger: Path) -> Iterator[None]:
     try:
         yield
     except LedgerDamaged as error:
+        if "`music-reclass ledger restore`" in str(error):
+            raise
         raise LedgerDamaged(f"{error}\n{advice(ledger)}") from error
 
 

@@ -107,6 +107,7 @@ CREATE TABLE folders (
     path NOT NULL
 );
 CREATE INDEX folders_by_change ON folders (change);
+CREATE INDEX folders_by_path ON folders (path);
 CREATE TABLE filings (
     path PRIMARY KEY NOT NULL,
     audio_id TEXT NOT NULL,

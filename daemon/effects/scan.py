@@ -95,6 +95,20 @@ def _is_regular(status: os.stat_result) -> bool:
     return (status.st_mode & 0o170000) == 0o100000
 
 
+def on_one_device(one: Path, other: Path) -> bool:
+    """Whether both places, there or not, are on the same device: a file keeps its inode when it moves between them."""
+    return _device(one) == _device(other)
+
+
+def _device(path: Path) -> int | None:
+    for place in (path, *path.parents):
+        try:
+            return os.stat(place).st_dev
+        except OSError:
+            continue
+    return None
+
+
 def is_inhabited(root: Path) -> bool:
     """Whether the folder is there and holds anything: the mount point of an unmounted volume is missing or empty."""
     try:
