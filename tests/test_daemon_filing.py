@@ -18,7 +18,7 @@ from daemon.core.config import Config, GenreEntry, Mode, Organise, Root, Tagging
 from daemon.core.errors import UndoRefused
 from daemon.core.inference import Ensemble
 from daemon.core.ledger import ChangeKind, ChangeState, Journey, Ledger
-from daemon.core.records import Device, Moved, Unchanged
+from daemon.core.records import Applied, Device, Moved, Unchanged
 from daemon.effects import tags
 from daemon.moving import Mover
 from daemon.pipeline import Pipeline
@@ -143,7 +143,8 @@ def test_a_move_is_not_taken_back_over_another_file(pipeline: Pipeline, undoer: 
     path = make_track(root / "in" / "song.flac", "jazz")
     pipeline.process(path, Mode.APPLY)
     file_all(pipeline)
-    other = make(root / "in" / "song.flac") if (root / "in").mkdir(exist_ok=True) is None else path
+    (root / "in").mkdir(exist_ok=True)
+    other = make(root / "in" / "song.flac")
     theirs = other.read_bytes()
     with pytest.raises(UndoRefused, match="stands there now"):
         undoer.undo_act(1)
@@ -170,7 +171,8 @@ def test_the_same_track_twice_is_left_for_the_owner_to_choose(pipeline: Pipeline
     copy = Path(shutil.copy(path, root / "copy.flac"))
     pipeline.process(path, Mode.APPLY)
     file_all(pipeline)
-    again = copy.rename((root / "in").mkdir(exist_ok=True) or root / "in" / "song.flac")
+    (root / "in").mkdir(exist_ok=True)
+    again = copy.rename(root / "in" / "song.flac")
     pipeline.process(again, Mode.APPLY)
     (ending,) = file_all(pipeline)
     assert isinstance(ending, Unchanged) and "the same track stands at" in ending.reason
@@ -189,6 +191,22 @@ def test_what_belongs_to_a_track_comes_along_and_goes_back(pipeline: Pipeline, u
     assert tree(root) == {f"jazz/in/{name}" for name in names} | {"in/other.lrc"}
     undoer.undo_act(1)
     assert tree(root) == before
+
+
+def test_when_the_last_track_of_an_album_goes_back_no_folder_of_ours_is_left(
+    pipeline: Pipeline, undoer: Undoer, root: Path
+) -> None:
+    paths = [make_track(root / "in" / f"{number}.flac", "jazz", seconds=2.0 + number) for number in (1, 2)]
+    (root / "rock").mkdir()
+    acts = []
+    for path in paths:
+        ending = pipeline.process(path, Mode.APPLY)
+        assert isinstance(ending, Applied)
+        acts.append(ending.change)
+    file_all(pipeline)
+    for act in acts:
+        undoer.undo_act(act)
+    assert sorted(entry.name for entry in root.iterdir()) == ["in", "rock"]
 
 
 def test_a_cover_stays_while_another_track_needs_it(pipeline: Pipeline, root: Path) -> None:

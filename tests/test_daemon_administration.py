@@ -1,0 +1,177 @@
+"""The command line for review, the ledger's copies and the comparison of record and disk."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from make_bundle import make_bundle, make_track
+
+from daemon import __main__ as door
+from daemon.effects import tags
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def objects(self) -> list[dict]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+Command = Callable[..., Result]
+
+
+@pytest.fixture
+def music(tmp_path: Path) -> Path:
+    (tmp_path / "music").mkdir()
+    make_bundle(tmp_path / "bundle")
+    settings(tmp_path, "apply")
+    return tmp_path / "music"
+
+
+def settings(folder: Path, mode: str, more: str = "") -> None:
+    (folder / "config.yaml").write_text(
+        f"roots: [{{path: {folder}/music, mode: {mode}}}]\nstate_directory: {folder}/state\n"
+        f"models: {{bundle: {folder}/bundle, directory: {folder}/models}}\n{more}"
+    )
+
+
+@pytest.fixture
+def command(music: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    def call(*arguments: str | Path) -> Result:
+        config = str(music.parent / "config.yaml")
+        monkeypatch.setattr(sys, "argv", ["music-reclass", "--config", config, *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            door.main()
+        printed = capsys.readouterr()
+        return Result(int(end.value.code or 0), printed.out, printed.err)
+
+    return call
+
+
+def damage(ledger: Path) -> None:
+    with open(ledger, "r+b") as file:
+        size = file.seek(0, 2)
+        file.seek(4096)
+        file.write(b"\xff" * (size - 4096))
+
+
+def test_the_ledger_is_copied_listed_and_put_back(command: Command, music: Path) -> None:
+    path = make_track(music / "song.flac", "jazz")
+    assert command("apply", path).code == 0
+    assert command("ledger", "list").out == "no backup yet\n"
+    assert command("ledger", "backup").code == 0
+    (copy,) = command("ledger", "list", "--json").objects
+    assert copy["sound"]
+    damage(music.parent / "state" / "ledger.db")
+    for verb in (("history", path), ("status",), ("undo", path)):
+        refused = command(*verb)
+        assert refused.code == 1 and "music-reclass ledger restore" in refused.err
+    told = command("doctor")
+    assert told.code == 1 and "music-reclass ledger restore" in told.out
+    assert command("ledger", "restore").code == 0
+    assert command("history", path).code == 0
+    assert command("undo", path).code == 0
+    assert tags.read(path).genres == ()
+
+
+def test_a_lost_ledger_is_refused_and_a_copy_can_be_named(command: Command, music: Path) -> None:
+    command("apply", make_track(music / "song.flac", "jazz"))
+    command("ledger", "backup")
+    (copy,) = command("ledger", "list", "--json").objects
+    for part in (music.parent / "state").glob("ledger.db*"):
+        part.unlink()
+    assert "the ledger is gone" in command("status").err
+    assert command("ledger", "restore", copy["path"]).code == 0
+    assert command("history", music / "song.flac").code == 0
+
+
+def test_what_is_no_ledger_is_not_put_in_its_place(command: Command, music: Path) -> None:
+    command("apply", make_track(music / "song.flac", "jazz"))
+    foreign = music.parent / "foreign.db"
+    foreign.write_text("no database")
+    refused = command("ledger", "restore", foreign)
+    assert refused.code == 1 and "nothing was changed" in refused.err
+    assert command("history", music / "song.flac").code == 0
+
+
+def test_review_lists_what_could_not_be_used_and_tries_it_again(command: Command, music: Path) -> None:
+    path = make_track(music / "song.flac", "jazz")
+    path.chmod(0o444)
+    command("apply", path)
+    listed = command("review", "--parked")
+    assert "protected" in listed.out and str(path) in listed.out
+    path.chmod(0o644)
+    assert command("review", "--parked", "--retry", music).code == 0
+    assert tags.read(path).genres == ("jazz",)
+    assert command("review", "--parked", "--json").objects == []
+
+
+def test_review_accepts_and_declines(command: Command, music: Path) -> None:
+    settings(music.parent, "suggest")
+    one, two = make_track(music / "one.flac", "jazz"), make_track(music / "two.flac", "rock")
+    process_all(music)
+    command("status")  # takes what was logged
+    listed = command("review", "--json").objects
+    assert {Path(row["path"]).name: row["suggestion"] for row in listed} == {"one.flac": ["jazz"], "two.flac": ["rock"]}
+    assert command("review", "--accept", one).code == 0
+    assert command("review", "--decline", two).code == 0
+    assert (tags.read(one).genres, tags.read(two).genres) == (("jazz",), ())
+    assert command("review").out == "0 files\n"
+    assert command("review", "--accept", one).code == 1
+    assert command("review", "--accept").code == 2
+
+
+def process_all(music: Path) -> None:
+    """Have every file processed in the mode of its root, as the daemon would."""
+    with door.Workshop(music.parent / "config.yaml").pipeline() as pipeline:
+        for path in sorted(music.iterdir()):
+            pipeline.process(path, pipeline.mode_of(path))
+
+
+def test_undo_by_model_takes_back_what_it_decided_and_says_where_there_is_nothing(
+    command: Command, music: Path
+) -> None:
+    paths = [make_track(music / f"{genre}.flac", genre) for genre in ("jazz", "rock")]
+    command("apply", music)
+    told = command("undo", "--model", "nonsense")
+    assert (told.code, told.err) == (0, "there is nothing to undo\n")
+    assert command("undo", "--model", "tones-1").code == 0
+    assert [tags.read(path).genres for path in paths] == [(), ()]
+
+
+def test_a_file_named_relatively_is_recorded_where_it_is(
+    command: Command, music: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (music.parent / "config.yaml").write_text(
+        f"state_directory: {music.parent}/state\nmodels: {{bundle: {music.parent}/bundle}}\n"
+    )
+    make_track(music / "song.flac", "jazz")
+    monkeypatch.chdir(music)
+    assert command("apply", "song.flac").code == 0
+    assert command("history", "song.flac").code == 0
+    monkeypatch.chdir(music.parent)
+    assert command("undo", music / "song.flac").code == 0
+    assert tags.read(music / "song.flac").genres == ()
+
+
+def test_the_doctor_compares_record_and_disk(command: Command, music: Path) -> None:
+    path = make_track(music / "song.flac", "jazz")
+    command("apply", path)
+    command("ledger", "backup")
+    agreed = command("doctor", "--verify", "--deep")
+    assert "record, disk and queue agree" in agreed.out
+    path.unlink()
+    make_track(music / "other.flac", "rock")
+    found = command("doctor", "--verify", "--json")
+    assert found.code == 1
+    kinds = {row["kind"] for row in found.objects if "kind" in row}
+    assert {"file_missing", "file_unknown"} <= kinds
