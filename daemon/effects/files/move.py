@@ -172,7 +172,7 @@ def _device_of(folder: Path) -> tuple[int, str]:
     descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         device = os.fstat(descriptor).st_dev
-        with contextlib.suppress(OSError), open(f"/proc/self/fdinfo/{descriptor}", encoding="ascii") as lines:
+        with contextlib.suppress(OSError), open(f"/proc/self/fdinfo/{descriptor}", encoding="utf-8") as lines:
             return device, next((line for line in lines if line.startswith("mnt_id:")), "")
         return device, ""
     finally:
