@@ -394,6 +394,18 @@ class TestContainers:
         assert tags.container_of(make(tmp_path / "a.wav")) == "wav"
 
 
+@needs("ffprobe")
+def test_true_audio_with_an_ape_tag_of_other_fields_shows_its_genre_to_ffprobe(tmp_path: Path) -> None:
+    """FFmpeg writes one behind the sound, and then reads nothing else."""
+    path = make(tmp_path / "a.tta", genres=None)
+    tag = mutagen.apev2.APEv2()
+    tag["Artist"] = "Sigur Rós"
+    tag.save(path)
+    write_and_check(path, ("Rock",))
+    told = output_of("ffprobe", "-v", "error", "-show_entries", "format_tags", "-of", "json", path)
+    assert "Rock" in told and "Sigur Rós" in told
+
+
 class TestRealSound:
     @pytest.mark.parametrize("layout", LAYOUTS)
     def test_wavpack_keeps_its_identity(self, tmp_path: Path, sounds: dict[str, bytes], layout: str) -> None:
@@ -549,6 +561,8 @@ class TestApeBehindMp3:
         assert path.read_bytes().endswith(bare[1] + ape_tag(*OTHER_ITEMS) + lyrics_tag(b"la la") + v1_tag(255))
 
     def test_a_tag_without_genre_keeps_every_byte(self, tmp_path: Path, bare: tuple[str, bytes]) -> None:
+        if bare[0] == ".tta":
+            pytest.skip("there it gets the genre: see below")
         tail = ape_tag(*OTHER_ITEMS) + ape_tag(OTHER_ITEMS[0], header=False) + lyrics_tag(b"IND00003110")
         path = put(tmp_path / f"a{bare[0]}", bare[1] + tail)
         for genres in (AWKWARD, ("Rock",), ()):

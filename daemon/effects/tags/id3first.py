@@ -1,10 +1,11 @@
 """Reading and writing for containers whose genre belongs into an ID3v2 tag in front of the sound (mp3, tta).
 
-The genre is read from the ID3v2 tag, else from an APEv2 tag, else from the ID3v1 tag. It is written into the ID3v2 tag,
-which is made where there is none. An APEv2 tag that names a genre and the ID3v1 tag are kept in step; one that names
-none keeps every byte, since it holds what ReplayGain tools wrote there. Neither is added. A file whose APEv2 tag is
-damaged can be read, but is not written: nobody could say which genre that tag names. A new ID3v2 tag repeats what the
-others say, since many players stop reading at the first kind that they find.
+The genre is read from the ID3v2 tag, else from an APEv2 tag, else from the ID3v1 tag. It is written into the ID3v2
+tag, which is made where there is none. An APEv2 tag that names a genre and the ID3v1 tag are kept in step. One that
+names none keeps every byte in an mp3, since it holds what ReplayGain tools wrote there; in True Audio it gets the
+genre, since FFmpeg reads nothing else where there is one. Neither is added. A file whose APEv2 tag is damaged can be
+read, but is not written: nobody could say which genre that tag names. A new ID3v2 tag repeats what the others say,
+since many players stop reading at the first kind that they find.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from daemon.effects.tags.value import Format, Id3Version, Tags, WriteOptions, as
 
 def format_of(name: str, suffixes: Iterable[str], recognises: Callable[[BinaryIO], bool]) -> Format:
     """The container `name`, whose sound `recognises` knows behind any ID3v2 tag."""
-    return Format(name, frozenset(suffixes), recognises, functools.partial(_read, name), _write_genres)
+    write = functools.partial(_write_genres, name)
+    return Format(name, frozenset(suffixes), recognises, functools.partial(_read, name), write)
 
 
 def _read(name: str, file: BinaryIO, separator: str) -> Tags:
@@ -53,10 +55,11 @@ def _others(head: id3.Tag, ends: Ends) -> Iterator[tuple[str, str]]:
     yield from others(ends)
 
 
-def _write_genres(file: BinaryIO, genres: tuple[str, ...], options: WriteOptions) -> None:
+def _write_genres(name: str, file: BinaryIO, genres: tuple[str, ...], options: WriteOptions) -> None:
     ends = ends_of(file)
     refuse_damaged_ape(file, ends)
-    keep_in_step(file, ends, genres)
+    leading = ends.apes[-1] if name == "tta" and ends.apes else None
+    keep_in_step(file, ends, genres, leading)
     head = ends.head
     if not genres and head is None:
         return
