@@ -115,6 +115,9 @@ def apply(workshop: Workshop, paths: tuple[Path, ...], dry_run: bool) -> int:
             except TryLater as trouble:
                 log.error("failed", path=trouble.path, reason=trouble.reason)
                 endings.append(Parked(trouble.path, trouble.reason))
+        # Whoever waits for a move later than now waits for the daemon.
+        while not workshop.daemon_runs() and (filing := pipeline.filer.due()) is not None:
+            endings += filter(None, [pipeline.filer.carry_out(filing)])
     click.echo(show.summary(endings))
     return 1 if any(isinstance(ending, Parked) for ending in endings) else 0
 

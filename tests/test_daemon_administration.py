@@ -175,3 +175,13 @@ def test_the_doctor_compares_record_and_disk(command: Command, music: Path) -> N
     assert found.code == 1
     kinds = {row["kind"] for row in found.objects if "kind" in row}
     assert {"file_missing", "file_unknown"} <= kinds
+
+
+def test_apply_files_at_once_where_nothing_is_to_be_waited_for(command: Command, music: Path) -> None:
+    settings(music.parent, "apply", "organise: {enabled: true, wait_s: 0}\n")
+    path = make_track(music / "song.flac", "jazz")
+    assert command("apply", path).out == "1 applied, 1 moved\n"
+    assert tags.read(music / "jazz" / "song.flac").genres == ("jazz",)
+    told = command("undo", music / "jazz" / "song.flac").out
+    assert "is back in its place" in told and "genre is empty again" in told
+    assert tags.read(path).genres == ()
