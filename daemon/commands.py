@@ -115,9 +115,10 @@ def apply(workshop: Workshop, paths: tuple[Path, ...], dry_run: bool) -> int:
             except TryLater as trouble:
                 log.error("failed", path=trouble.path, reason=trouble.reason)
                 endings.append(Parked(trouble.path, trouble.reason))
-        # Whoever waits for a move later than now waits for the daemon.
-        while not workshop.daemon_runs() and (filing := pipeline.filer.due()) is not None:
-            endings += filter(None, [pipeline.filer.carry_out(filing)])
+        if mode is Mode.APPLY and not workshop.daemon_runs():
+            # A move that has to wait waits for the daemon.
+            for filing in pipeline.filer.due_among({ending.path for ending in endings}):
+                endings += filter(None, [pipeline.filer.carry_out(filing)])
     click.echo(show.summary(endings))
     return 1 if any(isinstance(ending, Parked) for ending in endings) else 0
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -33,6 +33,7 @@ class _NotYet(TryLater):
 
 # More files of one name than this in one folder are no accident any more.
 _MAX_NUMBER = 999
+_LONGEST_WAIT_S = 3600.0
 
 
 class Filer:
@@ -77,6 +78,11 @@ class Filer:
         """The wish whose time has come."""
         return self._ledger.next_filing(self._clock())
 
+    def due_among(self, paths: Collection[Path]) -> list[Filing]:
+        """The wishes for files at `paths` whose time has come."""
+        now = self._clock()
+        return [filing for filing in self._ledger.filings() if filing.path in paths and filing.due_at <= now]
+
     def seconds_to_next(self) -> float | None:
         """How long until the next wish is due (0 if one is); None where there is none."""
         first = self._ledger.first_filing()
@@ -90,12 +96,15 @@ class Filer:
         if filing.attempts >= self._retries.max_attempts:
             # Every failure below ends in time: this file took the whole process down each time.
             return self._give_up(filing, f"was tried {filing.attempts} times")
+        # Counted before: see above. A wish that is gone was taken back, as by `undo`.
+        if not self._ledger.renew_filing(replace(filing, attempts=filing.attempts + 1)):
+            return None
         try:
-            # Counted before: see above.
-            self._ledger.ask_filing(replace(filing, attempts=filing.attempts + 1))
             ending = self._file(filing)
         except _NotYet as trouble:
-            self._wait(filing, trouble, self._retries.retry_s)
+            # Longer and longer, up to an hour: a volume may be away for weeks.
+            waited_s = self._clock() - filing.asked_at
+            self._wait(filing, trouble, min(_LONGEST_WAIT_S, max(self._retries.retry_s, waited_s)))
             return None
         except TryLater as trouble:
             counted = replace(filing, attempts=filing.attempts + 1)
@@ -109,8 +118,9 @@ class Filer:
         return ending
 
     def drop(self, filing: Filing) -> None:
-        """The file is no longer to be moved."""
-        self._ledger.drop_filing(filing.path)
+        """The file is no longer to be moved; a newer wish for it stands."""
+        if self._ledger.renew_filing(filing):
+            self._ledger.drop_filing(filing.path)
 
     def _give_up(self, filing: Filing, reason: str) -> Ending:
         log.warning("not_filed", path=filing.path, genre=filing.genre, reason=reason)
@@ -118,8 +128,7 @@ class Filer:
         return Unchanged(filing.path, reason)
 
     def _wait(self, filing: Filing, trouble: FileTrouble, delay_s: float) -> None:
-        now = self._clock()
-        self._ledger.ask_filing(replace(filing, asked_at=now, due_at=now + delay_s))
+        self._ledger.renew_filing(replace(filing, due_at=self._clock() + delay_s))
         log.info("filing_postponed", path=filing.path, reason=trouble.reason, attempt=filing.attempts)
 
     def _file(self, filing: Filing) -> Ending:
@@ -161,9 +170,9 @@ class Filer:
             return None
         if not known.state.same_content(state):
             raise _NotYet(path, "was changed, and has to be looked at first")
-        # One that can hold no tags carries no genre of its own.
-        carried = policy.filed_genre(known.genres, self._taxonomy)
-        return known if carried == filing.genre or not known.genres else None
+        # One that can hold no tags carries no genre of its own; it was written to by no act.
+        untagged = not known.genres and filing.act is None
+        return known if untagged or policy.filed_genre(known.genres, self._taxonomy) == filing.genre else None
 
     def _destination(self, known: KnownFile, root: Root, genre: str) -> PurePosixPath | None:
         found = self._reader.tags(known.path, self._separator)

@@ -157,8 +157,9 @@ class Intake:
                 self.touch(path)
             if not keep_going():
                 return
-        if not found and (recorded := len(self._ledger.states_under(root.path))):
-            raise TryLater(root.path, f"is empty, but {recorded} files of it are on record (not mounted?)")
+        seen_at = "" if scan.is_inhabited(root.path) else self._ledger.last_seen_below(root.path)
+        if seen_at and not scan.was_emptied(root.path, seen_at):
+            raise TryLater(root.path, "is empty, but files of it are on record (not mounted?)")
         new += self._give_second_chances(root)
         level = log.info if new else log.debug
         level("rescanned", root=root.path, files=found, new=new, took_s=round(time.monotonic() - started, 3))
@@ -176,7 +177,8 @@ class Intake:
         ]
         if root.mode is Mode.APPLY:
             waiting += self._ledger.of_status(FileStatus.SUGGESTED)
-        found = [known.path for known in waiting if known.path.is_relative_to(root.path)]
+        below = [known.path for known in waiting if known.path.is_relative_to(root.path)]
+        found = [path for path in below if scan.state_of(path) is not None]
         for path in found:
             self.touch(path)
         return len(found)

@@ -61,6 +61,7 @@ class Pipeline:
         self._clock = clock
         self._taxonomy = config.build_taxonomy()
         self._judge = Judge(config, ensemble, self._taxonomy, reader)
+        self._bundle = ensemble.bundle.id
         self._changer = Changer(ledger, config.tagging, reader)
         self._roots = config.roots if roots is None else tuple(roots)
         self._recognition = Recognition(ledger, self._roots, self._taxonomy)
@@ -191,13 +192,15 @@ class Pipeline:
         if not policy.finished(last.status, mode) or (last.path != track.path and self._recognition.is_original(track)):
             return None
         self._remember(track, last.status, last.reason, last.suggestion)
+        if track.tags.genres != last.genres:
+            self.filer.ask(track.path, track.audio_id, track.tags.genres, mode)
         return Unchanged(track.path, last.reason or "seen already")
 
     def _twin(self, track: Track, mode: Mode) -> KnownFile | None:
         tagging = self._config.tagging
         if tagging.inside is not Inside.KEEP or tagging.outside is not Outside.KEEP:
             return None  # genres that are there are to be judged anew
-        return self._recognition.twin(track, mode)
+        return self._recognition.twin(track, mode, self._bundle)
 
     def _take_over(self, track: Track, twin: KnownFile, mode: Mode) -> Ending:
         self._remember(track, twin.status, twin.reason)

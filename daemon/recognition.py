@@ -117,13 +117,21 @@ class Recognition:
             return True
         root = next((root.path for root in self._roots if known.path.is_relative_to(root.path)), known.path.parent)
         folder = next(folder for folder in known.path.parents if os.path.isdir(folder))
-        return folder.is_relative_to(root) and scan.is_inhabited(folder)
+        present = scan.is_inhabited(folder) or scan.was_emptied(folder, known.seen_at)
+        return present and folder.is_relative_to(root)
 
-    def twin(self, track: Track, mode: Mode) -> KnownFile | None:
-        """Another file with the same sound and genres, of which is known what became: nothing new is to be heard."""
+    def twin(self, track: Track, mode: Mode, bundle: str) -> KnownFile | None:
+        """Another file with the same sound and genres, of which is known what became: nothing new is to be heard.
+
+        What another bundle than the one that serves could not name is heard again.
+        """
+        latest = self._ledger.latest_decision(track.audio_id)
+        unsure = latest is not None and latest[1].bundle == bundle
         twins = (known for known in self._ledger.known_by_sound(track.audio_id) if known.path != track.path)
         alike = (known for known in twins if known.genres == track.tags.genres and policy.finished(known.status, mode))
-        return next((known for known in alike if known.genres or known.status is FileStatus.ABSTAINED), None)
+        return next(
+            (known for known in alike if known.genres or (unsure and known.status is FileStatus.ABSTAINED)), None
+        )
 
     def was_undone(self, track: Track) -> bool:
         """Whether the owner took our last change to this sound back, and its genres are still what they were then."""

@@ -74,11 +74,15 @@ class Undoer:
             for change in changes:
                 # What a move brought back is no longer where the owner named it.
                 done.append((change, self.undo(change.number, at if not done else None)))
-        except Exception:
+        except BaseException:
             for change, undone in reversed(done):
+                self._acts.pop(change.act, None)
                 again = self._ledger.change(undone.change)
-                if again is not None:
-                    self._take_back(again, change.act)
+                try:
+                    if again is not None:
+                        self._take_back(again, change.act)
+                except (UndoRefused, FileTrouble) as trouble:
+                    log.error("undone_in_part", path=undone.path, change=undone.change, reason=str(trouble))
             raise
         return [undone for _, undone in done]
 

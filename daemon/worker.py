@@ -37,6 +37,7 @@ class Worker:
         self.endings: Counter[str] = Counter()
         self.last_track_at: float | None = None
         self._work = threading.Event()
+        self._job_is_next = False
 
     def wake(self) -> None:
         """There is work, or a reason to look up."""
@@ -44,7 +45,9 @@ class Worker:
 
     def step(self, longest_s: float) -> None:
         """Handle one file that is due; where there is none, wait for one, at most `longest_s`."""
-        filing = self.pipeline.filer.due()
+        # In turn: neither may keep back the other.
+        filing = None if self._job_is_next else self.pipeline.filer.due()
+        self._job_is_next = filing is not None
         if filing is not None:
             self._file(filing)
             return

@@ -177,6 +177,16 @@ def test_the_doctor_compares_record_and_disk(command: Command, music: Path) -> N
     assert {"file_missing", "file_unknown"} <= kinds
 
 
+def test_apply_moves_nothing_that_was_not_named(command: Command, music: Path) -> None:
+    settings(music.parent, "apply", "organise: {enabled: true, wait_s: 600}\n")
+    first, second = make_track(music / "one.flac", "jazz"), make_track(music / "two.flac", "rock")
+    command("apply", first)
+    settings(music.parent, "apply", "organise: {enabled: true, wait_s: 0}\n")
+    command("apply", "--dry-run", second)
+    command("apply", second)
+    assert first.exists() and not second.exists()
+
+
 def test_apply_files_at_once_where_nothing_is_to_be_waited_for(command: Command, music: Path) -> None:
     settings(music.parent, "apply", "organise: {enabled: true, wait_s: 0}\n")
     path = make_track(music / "song.flac", "jazz")

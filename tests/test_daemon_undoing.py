@@ -157,6 +157,7 @@ def test_a_copy_of_a_track_in_an_unmounted_root_is_a_copy_and_no_correction(
     write_genre(copy, "rock")
     root.rename(tmp_path / "away")
     root.mkdir()
+    os.utime(root, (1e9, 1e9))  # a mount point is older than what was in its volume
     pipeline.process(copy, Mode.APPLY)
     assert corrections(ledger, copy) == []
     assert ledger.known(path) is not None
@@ -229,6 +230,44 @@ def test_a_genre_outside_the_taxonomy_ends_the_wish(pipeline: Pipeline, ledger: 
     write_genre(path, "Vaporwave")
     pipeline.process(path, Mode.APPLY)
     assert ledger.filings() == []
+
+
+def test_a_genre_that_the_owner_removes_before_the_move_moves_nothing(
+    pipeline: Pipeline, ledger: Ledger, root: Path
+) -> None:
+    path = root / "in" / "song.flac"
+    tagged(pipeline, path)
+    file = mutagen.File(path)
+    del file["genre"]
+    file.save()
+    pipeline.process(path, Mode.APPLY)
+    assert ledger.filings() == []
+
+
+def test_a_wish_that_was_taken_back_meanwhile_does_not_come_back(
+    pipeline: Pipeline, ledger: Ledger, undoer: Undoer, root: Path
+) -> None:
+    path = root / "in" / "song.flac"
+    number = tagged(pipeline, path).change
+    filing = pipeline.filer.due()
+    assert filing is not None
+    undoer.undo(number)
+    assert pipeline.filer.carry_out(filing) is None
+    assert ledger.filings() == []
+    assert path.exists()
+
+
+def test_the_last_file_of_a_folder_that_is_retagged_and_moved_is_a_correction(
+    pipeline: Pipeline, ledger: Ledger, root: Path
+) -> None:
+    path = root / "in" / "song.flac"
+    tagged(pipeline, path)
+    (root / "mine").mkdir()
+    moved = Path(shutil.copy(path, root / "mine" / "song.flac"))
+    path.unlink()
+    write_genre(moved, "rock")
+    pipeline.process(moved, Mode.APPLY)
+    assert corrections(ledger, moved) == [("rock",)]
 
 
 def test_another_file_at_the_same_place_is_not_moved_by_an_old_wish(

@@ -16,29 +16,10 @@ from numpy.typing import NDArray
 from daemon.core import ledger_backup
 from daemon.core import ledger_records as rows
 from daemon.core.database import path_key, path_of
-from daemon.core.ledger_records import (
-    Change,
-    ChangeKind,
-    ChangeState,
-    Correction,
-    FileStatus,
-    Filing,
-    Journey,
-    KnownFile,
-)
+from daemon.core.ledger_records import Change, ChangeKind, ChangeState, FileStatus, Filing, Journey, KnownFile
 from daemon.core.records import Decision, FileState
 
-__all__ = [
-    "Change",
-    "ChangeKind",
-    "ChangeState",
-    "Correction",
-    "FileStatus",
-    "Filing",
-    "Journey",
-    "KnownFile",
-    "Ledger",
-]
+__all__ = ["Change", "ChangeKind", "ChangeState", "FileStatus", "Filing", "Journey", "KnownFile", "Ledger"]
 
 Clock = Callable[[], datetime]
 
@@ -100,6 +81,13 @@ class Ledger:
             if str(path).startswith(prefix):
                 states[path] = rows.state_of(row)
         return states
+
+    def last_seen_below(self, root: Path) -> str:
+        """When a file below `root` was last recorded; empty where none is."""
+        row = self._database.read_one(
+            "SELECT MAX(seen_at) AS at FROM files WHERE path > ? AND path < ?", (f"{root}/", f"{root}0")
+        )
+        return (row["at"] if row else None) or ""
 
     def of_status(self, status: FileStatus) -> list[KnownFile]:
         """Every file of which this became, the latest seen first."""
@@ -321,10 +309,8 @@ class Ledger:
 
     def next_filing(self, now: float) -> Filing | None:
         """The filing that is due the longest; one asked for in the future is due: the clock was set back."""
-        row = self._database.read_one(
-            "SELECT * FROM filings WHERE due_at <= ? OR asked_at > ? ORDER BY due_at, path LIMIT 1", (now, now + 60.0)
-        )
-        return rows.filing_of(row) if row else None
+        first = self.first_filing()
+        return first if first is not None and (first.due_at <= now or first.asked_at > now + 60.0) else None
 
     def first_filing(self) -> Filing | None:
         """The filing that is or will be due before all others."""
@@ -339,6 +325,15 @@ class Ledger:
         """What was asked for the file at `path`."""
         row = self._database.read_one("SELECT * FROM filings WHERE path = ?", (path_key(path),))
         return rows.filing_of(row) if row else None
+
+    def renew_filing(self, filing: Filing) -> bool:
+        """Put other times and attempts on record for a filing, unless it is gone or another one by now."""
+        with self._database.transaction():
+            held = self.filing(filing.path)
+            if held is None or (held.audio_id, held.act) != (filing.audio_id, filing.act):
+                return False
+            self.ask_filing(filing)
+        return True
 
     def drop_filing(self, path: Path, act: int | None = None) -> None:
         """The file at `path` is no longer to be moved; given an act, only if it was asked for by that."""
@@ -356,7 +351,7 @@ class Ledger:
             (audio_id, path_key(path), rows.as_list(genres), genre, how, self._now()),
         )
 
-    def corrections(self, audio_id: str) -> list[Correction]:
+    def corrections(self, audio_id: str) -> list[rows.Correction]:
         """Every correction of a track, the oldest first."""
         found = self._database.read("SELECT * FROM corrections WHERE audio_id = ? ORDER BY id", (audio_id,))
         return [rows.correction_of(row) for row in found]

@@ -117,6 +117,7 @@ CREATE TABLE filings (
     due_at REAL NOT NULL,
     attempts INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
+CREATE INDEX filings_by_due ON filings (due_at, path);
 CREATE TABLE facts (
     name TEXT PRIMARY KEY NOT NULL,
     value TEXT NOT NULL

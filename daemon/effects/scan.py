@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 
 from daemon.core.errors import TryLater
@@ -107,6 +108,15 @@ def _device(path: Path) -> int | None:
         except OSError:
             continue
     return None
+
+
+def was_emptied(folder: Path, since: str) -> bool:
+    """Whether an empty folder was changed after `since` (ISO 8601): a mount point without its volume was not."""
+    try:
+        changed_s = os.stat(folder).st_mtime
+        return bool(since) and changed_s > datetime.fromisoformat(since).timestamp()
+    except (OSError, ValueError):
+        return False
 
 
 def is_inhabited(root: Path) -> bool:

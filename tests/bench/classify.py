@@ -26,6 +26,7 @@ from daemon.core import bundle, config
 from daemon.core.inference import Ensemble
 from daemon.effects.models import STARTER
 from daemon.pipeline import Judge
+from daemon.reading import Reader
 
 
 def main() -> None:
@@ -66,15 +67,16 @@ def time_inside(tracks: list[Path]) -> dict[str, float]:
     """Wall seconds inside one process: start (bundle checked and opened), decode, infer, rest."""
     started = time.perf_counter()
     settings = config.default()
-    judge = Judge(settings, Ensemble(bundle.load(STARTER)), settings.build_taxonomy())
-    start_s = time.perf_counter() - started
-    decode_s = infer_s = 0.0
-    started = time.perf_counter()
-    for track in tracks:
-        heard = judge.hear(track).heard
-        decode_s += heard.decode_s
-        infer_s += heard.infer_s
-    total_s = time.perf_counter() - started
+    with Reader() as reader:
+        judge = Judge(settings, Ensemble(bundle.load(STARTER)), settings.build_taxonomy(), reader)
+        start_s = time.perf_counter() - started
+        decode_s = infer_s = 0.0
+        started = time.perf_counter()
+        for track in tracks:
+            heard = judge.hear(track).heard
+            decode_s += heard.decode_s
+            infer_s += heard.infer_s
+        total_s = time.perf_counter() - started
     rest_s = total_s - decode_s - infer_s
     return {"start": start_s, "decode": decode_s, "infer": infer_s, "rest": rest_s, "total": total_s}
 
