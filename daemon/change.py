@@ -102,7 +102,7 @@ class Changer:
         except OSError as error:
             raise from_os_error(path, error) from error
         if stat.S_ISREG(status.st_mode) and not status.st_mode & 0o222:
-            raise BadFile(path, "is protected from writing by its mode (tagging.read_only: write would write it)")
+            raise BadFile(path, "is protected from writing by its mode (tagging.read_only)")
 
     def _owner_checked(self, staged: files.Staged) -> files.Staged:
         if not staged.owner_kept and self._tagging.foreign_owner is ForeignOwner.PARK:

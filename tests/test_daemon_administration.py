@@ -104,6 +104,7 @@ def test_what_is_no_ledger_is_not_put_in_its_place(command: Command, music: Path
 
 
 def test_review_lists_what_could_not_be_used_and_tries_it_again(command: Command, music: Path) -> None:
+    settings(music.parent, "apply", "tagging: {read_only: park}\n")
     path = make_track(music / "song.flac", "jazz")
     path.chmod(0o444)
     command("apply", path)

@@ -175,8 +175,9 @@ class Tagging(_Section):
         "cuts the link.",
     )
     read_only: ReadOnly = Field(
-        ReadOnly.PARK,
-        description="A file that nobody may write to, by its mode: park it untouched, or write it anyway.",
+        ReadOnly.WRITE,
+        description="A file that its mode protects from writing, as copies from read-only media are: write it and keep "
+        "the mode, or park it untouched.",
     )
     foreign_owner: ForeignOwner = Field(
         ForeignOwner.PARK,
