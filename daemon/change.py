@@ -94,7 +94,7 @@ class Changer:
         return self._owner_checked(staged)
 
     def _check_allowed(self, path: Path) -> None:
-        _check_writers(path)
+        writers.refuse_if_written(path)
         if self._tagging.read_only is not ReadOnly.PARK:
             return
         try:
@@ -190,7 +190,7 @@ class Changer:
     ) -> None:
         try:
             # Once more: a player may have opened the file while the copy was made, and would write into the old one.
-            _check_writers(staged.path)
+            writers.refuse_if_written(staged.path)
             state = files.commit(staged)
         except Exception:
             files.discard(staged)
@@ -273,7 +273,7 @@ class WriterLock:
 
 def _stage_undo(path: Path, change: Change, hard_links: files.HardLinks) -> files.Staged:
     assert change.patch and change.sha256_before and change.sha256_after, "`check` was asked before"
-    _check_writers(path)
+    writers.refuse_if_written(path)
     return files.stage_restore(
         path,
         change.patch,
@@ -282,8 +282,3 @@ def _stage_undo(path: Path, change: Change, hard_links: files.HardLinks) -> file
         mtime_ns=change.mtime_ns_before,
         hard_links=hard_links,
     )
-
-
-def _check_writers(path: Path) -> None:
-    if writers.writers_of(path) is writers.Writers.SOME:
-        raise TryLater(path, "another program has it open for writing")

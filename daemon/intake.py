@@ -157,8 +157,8 @@ class Intake:
                 self.touch(path)
             if not keep_going():
                 return
-        seen_at = "" if scan.is_inhabited(root.path) else self._ledger.last_seen_below(root.path)
-        if seen_at and not scan.was_emptied(root.path, seen_at):
+        seen_at = "" if found else self._ledger.last_seen_below(root.path)
+        if seen_at and not scan.looks_mounted(root.path, seen_at):
             raise TryLater(root.path, "is empty, but files of it are on record (not mounted?)")
         new += self._give_second_chances(root)
         level = log.info if new else log.debug

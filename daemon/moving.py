@@ -99,9 +99,7 @@ class Mover:
 
     def _carry(self, number: int, known: KnownFile, target: Path, root: Path, companions: Companions) -> Moved:
         try:
-            if writers.writers_of(known.path) is writers.Writers.SOME:
-                raise TryLater(known.path, "another program has it open for writing")
-            staged = files.stage_move(known.path, target, within=root)
+            staged = _staged(known, target, root)
         except Exception:
             self._ledger.close_change(number, ChangeState.ROLLED_BACK)
             raise
@@ -111,11 +109,6 @@ class Mover:
         except BaseException:
             files.discard_move(staged)
             raise
-        if not staged.state.same_content(known.state):
-            # The owner was faster: the record must not take their file for the one that it knows.
-            files.discard_move(staged)
-            self._ledger.close_change(number, ChangeState.ROLLED_BACK)
-            raise TryLater(known.path, "was changed, and has to be looked at first")
         try:
             state = files.commit_move(staged)
         except Exception:
@@ -165,7 +158,7 @@ class Mover:
         target = change.place_after
         if change.state is ChangeState.INTENT:
             # The copy for another device, of which nothing is on record yet, lies on the way to the target.
-            files.sweep(next(folder for folder in target.parents if folder.is_dir()))
+            files.sweep(scan.nearest_folder(target))
         finished = files.settle_move(
             change.path,
             target,
@@ -185,6 +178,16 @@ class Mover:
         # Whoever was faster than this start may have changed it: it is looked at once more.
         self._arrive(change.number, known, target, replace(state, ctime_ns=0), root, journey.companions)
         return True
+
+
+def _staged(known: KnownFile, target: Path, root: Path) -> files.StagedMove:
+    writers.refuse_if_written(known.path)
+    staged = files.stage_move(known.path, target, within=root)
+    if not staged.state.same_content(known.state):
+        # The owner was faster: the record must not take their file for the one that it knows.
+        files.discard_move(staged)
+        raise TryLater(known.path, "was changed, and has to be looked at first")
+    return staged
 
 
 def _arrived(source: Path, target: Path, before: FileState) -> bool:

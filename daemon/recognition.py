@@ -5,7 +5,6 @@ The daemon knows its own writes by content, not by time: what it wrote is in the
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -116,9 +115,8 @@ class Recognition:
         if known.state.same_content(state):
             return True
         root = next((root.path for root in self._roots if known.path.is_relative_to(root.path)), known.path.parent)
-        folder = next(folder for folder in known.path.parents if os.path.isdir(folder))
-        present = scan.is_inhabited(folder) or scan.was_emptied(folder, known.seen_at)
-        return present and folder.is_relative_to(root)
+        folder = scan.nearest_folder(known.path)
+        return folder.is_relative_to(root) and scan.looks_mounted(folder, known.seen_at)
 
     def twin(self, track: Track, mode: Mode, bundle: str) -> KnownFile | None:
         """Another file with the same sound and genres, of which is known what became: nothing new is to be heard.

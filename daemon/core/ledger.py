@@ -138,8 +138,9 @@ class Ledger:
 
     def latest_decision(self, audio_id: str) -> tuple[str, Decision] | None:
         """The last decision on a track, with the time it was made."""
-        found = self.decisions(audio_id)
-        return found[-1] if found else None
+        sql = "SELECT * FROM decisions WHERE audio_id = ? ORDER BY id DESC LIMIT 1"
+        row = self._database.read_one(sql, (audio_id,))
+        return (row["at"], rows.decision_of(row)) if row else None
 
     def decisions(self, audio_id: str) -> list[tuple[str, Decision]]:
         """Every decision on a track with its time, the oldest first."""

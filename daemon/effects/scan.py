@@ -101,17 +101,23 @@ def on_one_device(one: Path, other: Path) -> bool:
     return _device(one) == _device(other)
 
 
-def _device(path: Path) -> int | None:
-    for place in (path, *path.parents):
-        try:
-            return os.stat(place).st_dev
-        except OSError:
-            continue
-    return None
+def _device(path: Path) -> int:
+    return os.stat(nearest_folder(path)).st_dev
 
 
-def was_emptied(folder: Path, since: str) -> bool:
-    """Whether an empty folder was changed after `since` (ISO 8601): a mount point without its volume was not."""
+def nearest_folder(path: Path) -> Path:
+    """The innermost folder on the way to `path` that is there."""
+    # A stale mount makes Path.is_dir raise; os.path.isdir says no.
+    return next(folder for folder in path.parents if os.path.isdir(folder))
+
+
+def looks_mounted(folder: Path, since: str) -> bool:
+    """Whether the folder holds anything, or was emptied after `since` (ISO 8601), when it is known to have held files.
+
+    A mount point without its volume is empty, and older than what was in the volume.
+    """
+    if is_inhabited(folder):
+        return True
     try:
         changed_s = os.stat(folder).st_mtime
         return bool(since) and changed_s > datetime.fromisoformat(since).timestamp()

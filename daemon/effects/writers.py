@@ -12,6 +12,8 @@ import os
 import signal
 from pathlib import Path
 
+from daemon.core.errors import TryLater
+
 
 class Writers(enum.Enum):
     """Whether some process has a file open for writing."""
@@ -19,6 +21,16 @@ class Writers(enum.Enum):
     SOME = enum.auto()
     NONE = enum.auto()
     UNKNOWN = enum.auto()
+
+
+def refuse_if_written(path: Path) -> None:
+    """Nothing happens unless another program is known to have `path` open for writing.
+
+    Raises:
+        TryLater: one has.
+    """
+    if writers_of(path) is Writers.SOME:
+        raise TryLater(path, "another program has it open for writing")
 
 
 def writers_of(path: Path) -> Writers:
