@@ -20,6 +20,10 @@ from hypothesis import settings
 from make_bundle import make_bundle
 from structlog.testing import capture_logs
 
+from daemon.core import bundle
+from daemon.core.inference import Ensemble
+from daemon.core.ledger import Ledger
+from daemon.core.records import Device
 from daemon.reading import Reader
 
 # Single examples are slow on a busy machine; a test that is slow as a whole is seen in the total.
@@ -100,6 +104,20 @@ def events() -> Iterator[list[Any]]:
 def tone_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sealed bundle that hears three tones; shared by all tests, so copy it before changing anything in it."""
     return make_bundle(tmp_path_factory.mktemp("bundles") / "tones-1")
+
+
+@pytest.fixture(scope="session")
+def ensemble(tone_bundle: Path) -> Ensemble:
+    """The bundle of tones, ready to hear."""
+    return Ensemble(bundle.load(tone_bundle), device=Device.CPU, threads=1)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    """An empty ledger."""
+    ledger = Ledger(tmp_path / "state" / "ledger.db")
+    yield ledger
+    ledger.close()
 
 
 @pytest.fixture(scope="session")

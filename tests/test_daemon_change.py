@@ -25,13 +25,6 @@ from daemon.reading import Reader
 from daemon.undoing import Undoer
 
 
-@pytest.fixture
-def ledger(tmp_path: Path):
-    ledger = Ledger(tmp_path / "state" / "ledger.db")
-    yield ledger
-    ledger.close()
-
-
 def write(ledger: Ledger, reader: Reader, path: Path, *genres: str, tagging: Tagging | None = None):
     before = tags.read(path).genres
     changer = Changer(ledger, tagging or Tagging(), reader)

@@ -9,34 +9,21 @@ from pathlib import Path
 import mutagen
 import pytest
 from make_audio import encode, make
-from make_bundle import make_bundle, make_track, tone
+from make_bundle import make_track, tone
 
 from daemon.change import Changer
-from daemon.core import bundle, config
+from daemon.core import config
 from daemon.core.audio import audio_id
 from daemon.core.config import Config, GenreEntry, Mode, Tagging, Thresholds
 from daemon.core.errors import BadFile, TryLater
 from daemon.core.inference import Ensemble
 from daemon.core.ledger import FileStatus, Ledger
-from daemon.core.records import Abstained, Abstention, Applied, Device, Parked, Suggested, Unchanged
+from daemon.core.records import Abstained, Abstention, Applied, Parked, Suggested, Unchanged
 from daemon.effects import tags
 from daemon.moving import Mover
 from daemon.pipeline import Judge, Pipeline, retry_or_park
 from daemon.reading import Reader
 from daemon.undoing import Undoer
-
-
-@pytest.fixture(scope="module")
-def ensemble(tmp_path_factory: pytest.TempPathFactory) -> Ensemble:
-    folder = make_bundle(tmp_path_factory.mktemp("models") / "tones")
-    return Ensemble(bundle.load(folder), device=Device.CPU, threads=1)
-
-
-@pytest.fixture
-def ledger(tmp_path: Path):
-    ledger = Ledger(tmp_path / "state" / "ledger.db")
-    yield ledger
-    ledger.close()
 
 
 @pytest.fixture

@@ -9,34 +9,20 @@ from pathlib import Path
 
 import mutagen
 import pytest
-from make_bundle import make_bundle, make_track
+from make_bundle import make_track
 
-from daemon.core import bundle
 from daemon.core.audio import audio_id
 from daemon.core.config import Config, Mode, Root, Settle, Tagging
 from daemon.core.errors import BadFile, TryLater
 from daemon.core.inference import Ensemble
 from daemon.core.ledger import FileStatus, Ledger
-from daemon.core.records import Applied, Device, Parked, Suggested, Unchanged
+from daemon.core.records import Applied, Parked, Suggested, Unchanged
 from daemon.effects import scan, tags
 from daemon.effects.queue import Queue
 from daemon.intake import Intake
 from daemon.pipeline import Pipeline, retry_or_park
 from daemon.reading import Reader
 from daemon.recognition import RESTORED_AT
-
-
-@pytest.fixture(scope="module")
-def ensemble(tmp_path_factory: pytest.TempPathFactory) -> Ensemble:
-    folder = make_bundle(tmp_path_factory.mktemp("models") / "tones")
-    return Ensemble(bundle.load(folder), device=Device.CPU, threads=1)
-
-
-@pytest.fixture
-def ledger(tmp_path: Path):
-    ledger = Ledger(tmp_path / "state" / "ledger.db")
-    yield ledger
-    ledger.close()
 
 
 @pytest.fixture

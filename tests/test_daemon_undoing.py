@@ -9,34 +9,20 @@ from pathlib import Path
 
 import mutagen
 import pytest
-from make_bundle import make_bundle, make_track
+from make_bundle import make_track
 
 from daemon.change import Changer
-from daemon.core import bundle
 from daemon.core.audio import audio_id
 from daemon.core.config import Config, Mode, Organise, Root, Tagging
 from daemon.core.errors import BadFile, TryLater, UndoRefused
 from daemon.core.inference import Ensemble
 from daemon.core.ledger import ChangeKind, ChangeState, KnownFile, Ledger
-from daemon.core.records import Applied, Device, Moved, Parked, Unchanged
+from daemon.core.records import Applied, Moved, Parked, Unchanged
 from daemon.effects import tags
 from daemon.moving import Mover
 from daemon.pipeline import Pipeline
 from daemon.reading import Reader
 from daemon.undoing import Undoer
-
-
-@pytest.fixture(scope="module")
-def ensemble(tmp_path_factory: pytest.TempPathFactory) -> Ensemble:
-    folder = make_bundle(tmp_path_factory.mktemp("models") / "tones")
-    return Ensemble(bundle.load(folder), device=Device.CPU, threads=1)
-
-
-@pytest.fixture
-def ledger(tmp_path: Path):
-    ledger = Ledger(tmp_path / "state" / "ledger.db")
-    yield ledger
-    ledger.close()
 
 
 @pytest.fixture
