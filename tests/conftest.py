@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import structlog
+from console import command, music
 from hypothesis import settings
 from make_bundle import make_bundle
 from structlog.testing import capture_logs
@@ -25,6 +26,8 @@ from daemon.core.inference import Ensemble
 from daemon.core.ledger import Ledger
 from daemon.core.records import Device
 from daemon.reading import Reader
+
+__all__ = ["command", "music"]
 
 # Single examples are slow on a busy machine; a test that is slow as a whole is seen in the total.
 settings.register_profile("no-deadline", deadline=None)

@@ -2,59 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from make_bundle import make_bundle, make_track
+from console import Command, write_settings
+from make_bundle import make_track
 
 from daemon import __main__ as door
 from daemon.effects import tags
-
-
-@dataclass(frozen=True)
-class Result:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def objects(self) -> list[dict]:
-        return [json.loads(line) for line in self.out.splitlines()]
-
-
-Command = Callable[..., Result]
-
-
-@pytest.fixture
-def music(tmp_path: Path) -> Path:
-    (tmp_path / "music").mkdir()
-    make_bundle(tmp_path / "bundle")
-    settings(tmp_path, "apply")
-    return tmp_path / "music"
-
-
-def settings(folder: Path, mode: str, more: str = "") -> None:
-    (folder / "config.yaml").write_text(
-        f"roots: [{{path: {folder}/music, mode: {mode}}}]\nstate_directory: {folder}/state\n"
-        f"models: {{bundle: {folder}/bundle, directory: {folder}/models}}\n{more}"
-    )
-
-
-@pytest.fixture
-def command(music: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    def call(*arguments: str | Path) -> Result:
-        config = str(music.parent / "config.yaml")
-        monkeypatch.setattr(sys, "argv", ["music-reclass", "--config", config, *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            door.main()
-        printed = capsys.readouterr()
-        return Result(int(end.value.code or 0), printed.out, printed.err)
-
-    return call
 
 
 def damage(ledger: Path) -> None:
@@ -104,7 +59,7 @@ def test_what_is_no_ledger_is_not_put_in_its_place(command: Command, music: Path
 
 
 def test_review_lists_what_could_not_be_used_and_tries_it_again(command: Command, music: Path) -> None:
-    settings(music.parent, "apply", "tagging: {read_only: park}\n")
+    write_settings(music.parent, "apply", "tagging: {read_only: park}\n")
     path = make_track(music / "song.flac", "jazz")
     path.chmod(0o444)
     command("apply", path)
@@ -117,7 +72,7 @@ def test_review_lists_what_could_not_be_used_and_tries_it_again(command: Command
 
 
 def test_review_accepts_and_declines(command: Command, music: Path) -> None:
-    settings(music.parent, "suggest")
+    write_settings(music.parent, "suggest")
     one, two = make_track(music / "one.flac", "jazz"), make_track(music / "two.flac", "rock")
     process_all(music)
     command("status")  # takes what was logged
@@ -179,17 +134,17 @@ def test_the_doctor_compares_record_and_disk(command: Command, music: Path) -> N
 
 
 def test_apply_moves_nothing_that_was_not_named(command: Command, music: Path) -> None:
-    settings(music.parent, "apply", "organise: {enabled: true, wait_s: 600}\n")
+    write_settings(music.parent, "apply", "organise: {enabled: true, wait_s: 600}\n")
     first, second = make_track(music / "one.flac", "jazz"), make_track(music / "two.flac", "rock")
     command("apply", first)
-    settings(music.parent, "apply", "organise: {enabled: true, wait_s: 0}\n")
+    write_settings(music.parent, "apply", "organise: {enabled: true, wait_s: 0}\n")
     command("apply", "--dry-run", second)
     command("apply", second)
     assert first.exists() and not second.exists()
 
 
 def test_apply_files_at_once_where_nothing_is_to_be_waited_for(command: Command, music: Path) -> None:
-    settings(music.parent, "apply", "organise: {enabled: true, wait_s: 0}\n")
+    write_settings(music.parent, "apply", "organise: {enabled: true, wait_s: 0}\n")
     path = make_track(music / "song.flac", "jazz")
     assert command("apply", path).out == "1 applied, 1 moved\n"
     assert tags.read(music / "jazz" / "song.flac").genres == ("jazz",)

@@ -4,57 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import jsonschema
 import mutagen
-import pytest
 import yaml
+from console import Command
 from make_bundle import make_bundle, make_track
 
-from daemon import __main__ as door
 from daemon.effects import tags
-
-
-@dataclass(frozen=True)
-class Result:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def objects(self) -> list[dict]:
-        return [json.loads(line) for line in self.out.splitlines()]
-
-
-Command = Callable[..., Result]
-
-
-@pytest.fixture
-def music(tmp_path: Path) -> Path:
-    (tmp_path / "music").mkdir()
-    make_bundle(tmp_path / "bundle")
-    (tmp_path / "config.yaml").write_text(
-        f"roots: [{{path: {tmp_path}/music}}]\nstate_directory: {tmp_path}/state\n"
-        f"models: {{bundle: {tmp_path}/bundle, directory: {tmp_path}/models}}\n"
-    )
-    return tmp_path / "music"
-
-
-@pytest.fixture
-def command(music: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    def call(*arguments: str | Path, config: Path | None = None) -> Result:
-        chosen = config or music.parent / "config.yaml"
-        monkeypatch.setattr(sys, "argv", ["music-reclass", "--config", str(chosen), *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            door.main()
-        printed = capsys.readouterr()
-        return Result(int(end.value.code or 0), printed.out, printed.err)
-
-    return call
 
 
 def fingerprint(folder: Path) -> dict[str, tuple[str, int]]:

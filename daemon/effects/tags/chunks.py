@@ -60,11 +60,6 @@ class Chunk:
         """The length of its content."""
         return self.end - self.start
 
-    @property
-    def is_id3(self) -> bool:
-        """Whether it is the chunk for an ID3v2 tag; programs differ in its case."""
-        return self.name in (b"ID3 ", b"id3 ")
-
 
 @dataclass(frozen=True, slots=True)
 class Form:
