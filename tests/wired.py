@@ -44,11 +44,12 @@ class Wired:
 
     def stop(self) -> None:
         self._stop.set()
-        self.watcher.stop()
         self.intake.wake()
         self._rescan_wanted.set()
         for thread in self._threads:
             thread.join()
+        # Last: one who heals meanwhile would take up again what was stopped.
+        self.watcher.stop()
         self.queue.close()
         self.ledger.close()
 

@@ -60,7 +60,10 @@ class _Refused:
 
 
 class Watcher:
-    """Observers for a set of folders. `on_touch` and `on_loss` are called from the observers' threads."""
+    """Observers for a set of folders. `on_touch` and `on_loss` are called from the observers' threads.
+
+    `start`, `heal` and `stop` are for one thread: a `heal` during a `stop` would take up again what was stopped.
+    """
 
     def __init__(self, on_touch: Callable[[Path], None], on_loss: Callable[[Path, str], None]) -> None:
         """Report touched files to `on_touch`; to `on_loss` a root whose events may have been missed, and why."""
