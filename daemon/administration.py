@@ -6,13 +6,15 @@ As in `commands`: what they take, whom they call, what they print, how they exit
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 
-from daemon import show
+from daemon import pulling, show, show_pull
 from daemon.core import bundle as bundles
+from daemon.core import catalogue
 from daemon.core import config as configuration
 from daemon.core import ledger_backup as backups
 from daemon.core.errors import LedgerError, MusicReclassError
@@ -67,7 +69,7 @@ def config_schema() -> int:
 
 @click.group(name="models", cls=Verbs)
 def models_() -> None:
-    """List, show, check and choose model bundles."""
+    """List, show, check, choose and pull model bundles."""
 
 
 @models_.command(name="list")
@@ -137,6 +139,92 @@ def models_use(workshop: Workshop, name: str) -> int:
         click.echo(f"but config.yaml names models.bundle: {chosen}, which outranks it", err=True)
         return 1
     return 0
+
+
+@models_.command(name="pull")
+@click.argument("name", required=False)
+@click.option(
+    "--from",
+    "given",
+    metavar="URL|FOLDER|FILE",
+    help="Take it from there: an address (ending in / for a folder), or a folder or file of this machine.",
+)
+@click.option("--mirror", metavar="BASE_URL", help="Take it from this host, which has the publisher's paths.")
+@click.option("--sha256", metavar="HEX", callback=lambda _, __, value: _hash(value), help="What the weights must have.")
+@click.option("--trust-first-use", is_flag=True, help="Where no hash is known: record that of what comes.")
+@click.option("--list", "only_list", is_flag=True, help="Show what can be pulled; nothing is fetched.")
+@as_json
+@click.pass_obj
+def models_pull(
+    workshop: Workshop,
+    name: str | None,
+    given: str | None,
+    mirror: str | None,
+    sha256: str | None,
+    trust_first_use: bool,
+    only_list: bool,
+    as_json: bool,
+) -> int:
+    """Fetch the pretrained network NAME, check its hash, and turn it into a bundle.
+
+    This is the only command that opens a connection, and it sends nothing but the request for the files. Interrupted,
+    it goes on from where it stopped. Proxies are taken from the environment ($https_proxy, $no_proxy).
+
+    \b
+    Examples: music-reclass models pull --list
+              music-reclass models pull mn04
+              music-reclass models pull ast --from ~/Downloads/ast
+    """
+    if only_list:
+        folders = [(entry, catalogue.folder_of(entry, workshop.models_directory)) for entry in catalogue.CATALOGUE]
+        show_pull.catalogue([(e, all((f / file.name).is_file() for file in e.files)) for e, f in folders], as_json)
+        return 0
+    if name is None:
+        raise click.UsageError("name what to pull; `music-reclass models pull --list` shows what there is")
+    if given is not None and mirror is not None:
+        raise click.UsageError("--from and --mirror exclude each other")
+    trust = pulling.Trust.FIRST_USE if trust_first_use else pulling.Trust.KNOWN_HASH
+    terms = pulling.terms_for(given)
+    order = pulling.Order(catalogue.find(name), workshop.models_directory, given, mirror, sha256, trust, terms)
+    arrived = pulling.pull(order, show_pull.transfer)
+    if not as_json:
+        show_pull.arrivals(arrived)
+    bundle, note = _bundle_of(workshop, order, arrived[0].sha256)
+    if as_json:
+        show_pull.outcome(order.entry, arrived, bundle, note)
+    else:
+        click.echo(note)
+    return 0
+
+
+def _bundle_of(workshop: Workshop, order: pulling.Order, weights_sha256: str) -> tuple[str | None, str]:
+    """The id of the bundle made of a pulled checkpoint, None where none could be made, and what to say of it."""
+    taxonomy = workshop.config.build_taxonomy()
+    made = pulling.is_made(order, weights_sha256, taxonomy.hash())
+    lacking = pulling.lacking()
+    if not made and lacking:
+        return None, (
+            f"{order.folder}: the checkpoint is there. To make a bundle of it, install the trainer "
+            f"(pip install 'music-reclass[trainer]'; missing: {', '.join(lacking)}) and run this command again"
+        )
+    if not made:
+        pulling.convert(order, workshop.config_path, lambda line: click.echo(line, err=True))
+    loaded = bundles.load(order.bundle_folder)
+    unmapped = taxonomy.unmapped(loaded.labels)
+    strange = f"\nIt also hears what your taxonomy has no genre for: {', '.join(unmapped)}" if unmapped else ""
+    return (
+        loaded.id,
+        f"{loaded.path}: {'was there' if made else 'made'}; `music-reclass models use {loaded.id}`{strange}",
+    )
+
+
+def _hash(value: str | None) -> str | None:
+    if value is None:
+        return None
+    text = value.strip().lower().removeprefix("sha256:")
+    if not re.fullmatch("[0-9a-f]{64}", text):
+        raise click.BadParameter("a SHA-256 has 64 hexadecimal digits")
+    return text
 
 
 @click.group(name="ledger", cls=Verbs)

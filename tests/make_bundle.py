@@ -8,6 +8,7 @@ product.
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,6 +57,35 @@ def make_bundle(
         )
     np.savez(folder / "golden.npz", **golden)
     bundle.seal(folder, manifest(name, labels, entries, thresholds, segments))
+    return folder
+
+
+def add_variant(
+    folder: Path,
+    precision: str = "int8",
+    *,
+    device: str = "cpu",
+    recommended: bool = True,
+    shift: float = 0.1,
+    tolerance: float = 0.01,
+) -> Path:
+    """Give the bundle's member `tones` a variant, which differs by `shift` from it, and seal it again."""
+    model = onnx.load(folder / "tones.onnx")
+    model.graph.node[-1].output[0] = "exact"
+    model.graph.node.append(helper.make_node("Add", ["exact", "shift"], ["embedding"]))
+    model.graph.initializer.append(numpy_helper.from_array(np.float32([shift]), "shift"))
+    onnx.save(model, folder / f"tones.{precision}.onnx")
+    with np.load(folder / "golden.npz") as archive:
+        golden = {key: archive[key] for key in archive.files}
+    waveform = golden["tones.waveform"]
+    golden[f"tones@{precision}.embedding"] = run_graph(folder / f"tones.{precision}.onnx", waveform)
+    np.savez(folder / "golden.npz", **golden)
+    told = json.loads((folder / bundle.MANIFEST).read_text(encoding="utf-8"))
+    told["members"][0].setdefault("variants", []).append(
+        {"precision": precision, "device": device, "encoder": f"tones.{precision}.onnx"}
+        | {"golden_tolerance": tolerance, "recommended": recommended, "measured": {"speedup": 2.0}}
+    )
+    bundle.seal(folder, told)
     return folder
 
 

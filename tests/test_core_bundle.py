@@ -16,9 +16,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from make_bundle import add_variant
 
 from daemon.core import bundle
 from daemon.core.errors import BundleError
+from daemon.core.records import Device, Precision
 
 
 @pytest.fixture
@@ -365,6 +367,77 @@ def test_a_damaged_npz_loads_or_is_refused(tone_bundle: Path, tmp_path: Path, da
         bundle.load(folder)
     except BundleError as error:
         assert str(folder) in str(error)
+
+
+# Variants
+
+
+@pytest.fixture
+def varied(folder: Path) -> Path:
+    """A bundle with an int8 variant."""
+    return add_variant(folder)
+
+
+def spoil_variant(folder: Path, **changes: Any) -> None:
+    manifest = manifest_of(folder)
+    manifest["members"][0]["variants"][0] |= changes
+    hashed(folder, members=manifest["members"])
+
+
+def test_a_bundle_made_before_there_were_variants_has_none(tone_bundle: Path) -> None:
+    assert bundle.load(tone_bundle).members[0].variants == ()
+
+
+def test_the_bundle_that_ships_loads() -> None:
+    assert bundle.load(Path(bundle.__file__).parents[1] / "starter").members
+
+
+def test_a_variant_is_an_encoder_of_its_own(varied: Path) -> None:
+    member = bundle.load(varied).members[0]
+    (variant,) = member.variants
+    assert (variant.precision, variant.device, variant.recommended) == (Precision.INT8, Device.CPU, True)
+    assert variant.encoder_sha256 == hashlib.sha256((varied / "tones.int8.onnx").read_bytes()).hexdigest()
+    assert variant.golden.shape == (3, 3)
+    served = member.served_by(variant)
+    assert (served.encoder, served.encoder_sha256) == (varied / "tones.int8.onnx", variant.encoder_sha256)
+    assert (served.name, served.weight, served.window_samples) == (member.name, member.weight, member.window_samples)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"precision": "fp32"}, "members.0.variants.0.precision"),
+        ({"precision": "auto"}, "members.0.variants.0.precision"),
+        ({"device": "auto"}, "members.0.variants.0.device"),
+        ({"golden_tolerance": 0.0}, "members.0.variants.0.golden_tolerance"),
+        ({"golden_tolerance": 0.6}, "members.0.variants.0.golden_tolerance"),
+        ({"surprise": 1}, "members.0.variants.0.surprise"),
+        ({"encoder": "elsewhere.onnx"}, "names elsewhere.onnx but lists no hash"),
+        ({"precision": "fp16"}, "lacks 'tones@fp16.embedding'"),
+    ],
+)
+def test_a_variant_that_does_not_fit_is_refused(varied: Path, changes: dict[str, Any], reason: str) -> None:
+    spoil_variant(varied, **changes)
+    assert reason in refusal_of(varied)
+
+
+def test_a_variant_listed_twice_is_refused(varied: Path) -> None:
+    member = manifest_of(varied)["members"][0]
+    hashed(varied, members=[member | {"variants": member["variants"] * 2}])
+    assert "a variant of tones is listed twice" in refusal_of(varied)
+
+
+def test_a_changed_variant_is_refused(varied: Path) -> None:
+    content = bytearray((varied / "tones.int8.onnx").read_bytes())
+    content[len(content) // 2] ^= 1
+    (varied / "tones.int8.onnx").write_bytes(content)
+    assert "tones.int8.onnx does not match its hash" in refusal_of(varied)
+
+
+def test_golden_outputs_of_a_variant_that_do_not_fit_are_refused(varied: Path) -> None:
+    save_arrays(varied / "golden.npz", **{"tones@int8.embedding": np.zeros((3, 4), np.float32)})
+    hashed(varied)
+    assert "tones@int8.embedding does not fit the manifest" in refusal_of(varied)
 
 
 # Sealing

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 from make_audio import encode
-from make_bundle import SAMPLE_RATE_HZ, TONES_HZ, WINDOW_S, make_bundle, make_track, tone
+from make_bundle import SAMPLE_RATE_HZ, TONES_HZ, WINDOW_S, add_variant, make_bundle, make_track, tone
 from onnx import TensorProto, helper
 
 from daemon.core import bundle
@@ -21,7 +21,7 @@ from daemon.core.bundle import Bundle
 from daemon.core.decide import Rule, decide
 from daemon.core.errors import BundleError
 from daemon.core.inference import Encoder, Ensemble, Heard, cuda_available, head_logits
-from daemon.core.records import Device, Window
+from daemon.core.records import Device, Precision, Window
 
 LABELS = tuple(TONES_HZ)
 
@@ -192,6 +192,104 @@ def test_on_cuda_the_golden_outputs_are_reproduced_and_tracks_heard(tone_bundle:
     ensemble = Ensemble(bundle.load(tone_bundle), device=Device.AUTO)
     assert ensemble.device is Device.CUDA
     assert best_of(hear(ensemble, tracks / "jazz.flac")) == "jazz"
+
+
+# Variants
+
+
+def served(folder: Path, precision: Precision) -> Ensemble:
+    return Ensemble(bundle.load(folder), device=Device.CPU, precision=precision, threads=1)
+
+
+@pytest.mark.parametrize("precision", [Precision.INT8, Precision.FP16])
+def test_a_precision_asked_for_serves_under_a_hash_of_its_own(folder: Path, tracks: Path, precision: Precision) -> None:
+    """What is stored of one encoder is never taken for the other's."""
+    add_variant(folder, precision, recommended=False)
+    plain, varied = served(folder, Precision.FP32), served(folder, precision)
+    assert (plain.precisions, varied.precisions) == ({"tones": Precision.FP32}, {"tones": precision})
+    one, other = hear(plain, tracks / "jazz.flac"), hear(varied, tracks / "jazz.flac")
+    assert set(one.embeddings) == {bundle.load(folder).members[0].encoder_sha256}
+    assert set(other.embeddings) == {bundle.load(folder).members[0].variants[0].encoder_sha256}
+    np.testing.assert_allclose(other.logits, one.logits + 0.1, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("variant", "expected"),
+    [
+        ({"precision": "int8"}, Precision.INT8),
+        ({"precision": "int8", "recommended": False}, Precision.FP32),
+        ({"precision": "fp16", "device": "cuda"}, Precision.FP32),
+    ],
+)
+def test_auto_takes_what_is_recommended_for_the_device(
+    folder: Path, variant: dict[str, Any], expected: Precision
+) -> None:
+    add_variant(folder, **variant)
+    assert served(folder, Precision.AUTO).precisions == {"tones": expected}
+
+
+def test_a_precision_that_the_bundle_has_not_is_refused_in_plain_words(folder: Path, tone_bundle: Path) -> None:
+    with pytest.raises(BundleError, match="precision is int8, and tones comes in fp32 only"):
+        served(tone_bundle, Precision.INT8)
+    add_variant(folder)
+    with pytest.raises(BundleError, match="precision is fp16, and tones comes in fp32, int8 only") as caught:
+        served(folder, Precision.FP16)
+    assert str(folder) in str(caught.value)
+
+
+def test_int8_is_not_for_the_gpu(folder: Path) -> None:
+    add_variant(folder)
+    with pytest.raises(BundleError, match="change one of the two"):
+        Ensemble(bundle.load(folder), device=Device.CUDA, precision=Precision.INT8)
+    assert Ensemble(bundle.load(folder), device=Device.AUTO, precision=Precision.INT8).device is Device.CPU
+
+
+def spoilt_golden(folder: Path) -> None:
+    golden = array_of(folder / "golden.npz", "tones@int8.embedding")
+    save_arrays(folder / "golden.npz", **{"tones@int8.embedding": golden * np.float32(1.02)})
+
+
+def spoilt_graph(folder: Path) -> None:
+    content = (folder / "tones.int8.onnx").read_bytes()
+    (folder / "tones.int8.onnx").write_bytes(content[: len(content) // 2])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [(spoilt_golden, "golden outputs differ by 0.02"), (spoilt_graph, "is not a graph that ONNX Runtime can run")],
+)
+def test_a_variant_that_this_machine_computes_otherwise_is_not_served(
+    folder: Path, spoil: Callable[[Path], None], reason: str
+) -> None:
+    """A processor without the instructions that int8 is made for may saturate: then fp32 serves, or nothing."""
+    add_variant(folder)
+    spoil(folder)
+    resealed(folder)
+    with pytest.raises(BundleError, match=reason):
+        served(folder, Precision.INT8)
+    fallen_back = served(folder, Precision.AUTO)
+    assert fallen_back.precisions == {"tones": Precision.FP32}
+    assert reason in fallen_back.passed_over["tones"]
+
+
+def test_a_variant_may_differ_by_its_tolerance(folder: Path) -> None:
+    add_variant(folder, tolerance=0.05)
+    spoilt_golden(folder)
+    resealed(folder)
+    assert served(folder, Precision.AUTO).passed_over == {}
+
+
+def test_a_changed_head_is_noticed_by_a_variant_too(folder: Path) -> None:
+    add_variant(folder)
+    save_arrays(folder / "tones.head.npz", weights=np.eye(3, dtype=np.float32)[::-1].copy())
+    resealed(folder)
+    with pytest.raises(BundleError, match="golden outputs differ"):
+        served(folder, Precision.INT8)
+
+
+def test_the_bundle_that_ships_serves() -> None:
+    starter = Path(bundle.__file__).parents[1] / "starter"
+    assert set(served(starter, Precision.FP32).precisions.values()) == {Precision.FP32}
 
 
 # Hearing

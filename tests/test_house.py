@@ -20,7 +20,7 @@ import pytest
 from click.testing import CliRunner
 
 from daemon import commands
-from trainer import __main__ as trainer_door
+from trainer import commands as trainer_verbs
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -277,9 +277,9 @@ def test_every_verb_shows_an_example(words: tuple[str, ...]) -> None:
     assert f"music-reclass {' '.join(words)}" in text.split("Example", 1)[1]
 
 
-@pytest.mark.parametrize("words", list(verbs_of(trainer_door.cli)), ids=" ".join)
+@pytest.mark.parametrize("words", list(verbs_of(trainer_verbs.program)), ids=" ".join)
 def test_every_verb_of_the_trainer_shows_an_example(words: tuple[str, ...]) -> None:
-    text = help_of(trainer_door.cli, words)
+    text = help_of(trainer_verbs.program, words)
     assert "Example" in text
     assert f"music-reclass-train {' '.join(words)}" in text.split("Example", 1)[1]
 

@@ -1,4 +1,4 @@
-"""Clips, export and the `starter` command, end to end on a few seconds of made sound."""
+"""Clips and the `starter` command, end to end on a few seconds of made sound."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -14,30 +13,16 @@ from make_audio import make
 
 from daemon.core import bundle
 from daemon.core.audio import Sound
-from daemon.core.errors import BadFile, BundleError
+from daemon.core.errors import BadFile
 from daemon.core.inference import Ensemble
 from daemon.core.records import Device
 from trainer.__main__ import cli
-from trainer.backbones.compact import Committee, Compact
 from trainer.backbones.mobilenet import MobileNet, load_mobilenet
-from trainer.clips import serve, write_recipes
-from trainer.export import Contents, check_parity, export, golden_waveform, write_graph
-from trainer.head import Head
+from trainer.starter.rows import serve, write_recipes
 
 DATA = os.environ.get("MUSIC_RECLASS_DATA")
 CHECKPOINT = Path(DATA or "") / "weights" / "efficientat_mn04_as_mAP_432.pt"
 needs_data = pytest.mark.skipif(DATA is None, reason="MUSIC_RECLASS_DATA is unset: no tracks and no checkpoint to test")
-
-
-def _tiny() -> Committee:
-    return Committee([Compact(8, 16), Compact(8, 16)]).eval()
-
-
-def _contents(student: Committee) -> Contents:
-    chance = np.random.default_rng(0)
-    head = Head(chance.normal(size=(2, student.embedding_dim)).astype(np.float32), np.zeros(2, np.float32))
-    told = {"metrics": {}, "training_data": {}, "provenance": {}}
-    return Contents("tiny-1", student, head, ("a", "b"), 2.0, 3, 1.5, {"a": 0.6, "b": 0.6}, told, "# Tiny\n")
 
 
 def test_mixes_stay_inside_their_fold() -> None:
@@ -57,44 +42,6 @@ def test_windows_are_those_that_the_daemon_hears(tmp_path: Path) -> None:
     served = serve(make(tmp_path / "short.wav", 3.0), 6.0, 5)
     assert served.shape == (1, 64, 299)
     assert serve(make(tmp_path / "long.wav", 20.0), 6.0, 5).shape == (4, 64, 299)
-
-
-@pytest.fixture(scope="module")
-def graph(tmp_path_factory: pytest.TempPathFactory) -> tuple[Committee, Path]:
-    """A student and its graph; exporting takes seconds, so it is done once."""
-    torch.manual_seed(0)
-    student, path = _tiny(), tmp_path_factory.mktemp("graph") / "tiny.onnx"
-    write_graph(student, path, 32000)
-    return student, path
-
-
-def test_exported_graph_takes_any_batch_and_length(graph: tuple[Committee, Path]) -> None:
-    assert check_parity(*graph, golden_waveform(2.0, 16000)) < 1e-4
-    assert check_parity(*graph, golden_waveform(3.3, 16000)) < 1e-4
-
-
-def test_graph_that_says_something_else_is_not_exported(graph: tuple[Committee, Path]) -> None:
-    with pytest.raises(BundleError, match=r"tiny.onnx: ONNX Runtime differs from torch by"):
-        check_parity(_tiny(), graph[1], golden_waveform(2.0, 16000))
-
-
-def test_failed_export_leaves_the_old_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "starter"
-    folder.mkdir()
-    (folder / "old").write_text("old")
-    monkeypatch.setattr("trainer.export.TOLERANCE", -1.0)
-    with pytest.raises(BundleError):
-        export(_contents(_tiny()), folder)
-    assert [path.name for path in tmp_path.iterdir()] == ["starter"]
-    assert (folder / "old").read_text() == "old"
-
-
-def test_golden_sound_is_within_full_scale_and_always_the_same() -> None:
-    waveform = golden_waveform(6.0, 16000)
-    assert waveform.shape == (2, 96000)
-    assert waveform.dtype == np.float32
-    assert np.abs(waveform).max() <= 1.0
-    assert np.array_equal(waveform, golden_waveform(6.0, 16000))
 
 
 def _manifest(folder: Path) -> Path:
@@ -194,8 +141,8 @@ def test_wrong_usage_exits_with_two_and_help_has_an_example(tmp_path: Path) -> N
 def test_mobilenet_has_the_published_size() -> None:
     weights = sum(parameter.numel() for parameter in MobileNet().parameters())
     assert weights == 983_599
-    heard = MobileNet().eval()(torch.zeros(1, 32000))
-    assert heard.embedding.shape == (1, 384)
+    heard = MobileNet().eval().hear(torch.zeros(1, 32000))
+    assert heard.pooled.shape == (1, 384)
     assert heard.source_logits.shape == (1, 527)
 
 
@@ -204,7 +151,7 @@ def test_checkpoint_of_something_else_is_a_bad_file(tmp_path: Path) -> None:
     with pytest.raises(BadFile, match="is not an EfficientAT checkpoint"):
         load_mobilenet(tmp_path / "other.pt")
     (tmp_path / "text.pt").write_text("no tensors here")
-    with pytest.raises(BadFile, match="is not an EfficientAT checkpoint"):
+    with pytest.raises(BadFile, match="is no file of weights"):
         load_mobilenet(tmp_path / "text.pt")
 
 
@@ -225,7 +172,7 @@ def test_real_checkpoint_hears_what_is_there(track: str, expected: str) -> None:
     with Sound(Path(DATA or "") / "tracks" / track) as sound:
         waveform = sound.read(5.0, 10.0, 32000)
     with torch.inference_mode():
-        heard = load_mobilenet(CHECKPOINT)(torch.from_numpy(waveform)[None])
+        heard = load_mobilenet(CHECKPOINT).hear(torch.from_numpy(waveform)[None])
     top = [names[index] for index in heard.source_logits[0].topk(8).indices.tolist()]
     assert top[0] == "Music"
     assert expected in top

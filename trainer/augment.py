@@ -1,76 +1,77 @@
-"""Random changes to batches of log-mel that leave the genre alone. Must never touch targets or read files.
+"""Random changes to batches of sound and of log-mel pictures that leave the genre alone. Must never read files.
 
-All work on float32 [batch, bands, frames] in natural-log power and return the same shape. Randomness comes from the
-generator that is passed in. Masks are SpecAugment's (Park et al., Interspeech 2019).
+All chance comes from torch's global generators, which the caller seeds. Which examples are changed and how much is
+drawn on the CPU, so that a run makes the same choices on every device and none of them makes a GPU wait; only noise is
+drawn where the sound is. Nothing is changed in place. (A shift in time is what `batches.Crops` does.)
 """
 
 from __future__ import annotations
 
-import math
-
 import torch
-from torch import Generator, Tensor
-from torch.nn import functional
+from torch import Tensor
+from torch.distributions import Beta
+from torchaudio.functional import add_noise
+from torchaudio.transforms import FrequencyMasking, TimeMasking
 
-# A decibel of power in natural logarithm.
-DECIBEL = math.log(10.0) / 10.0
+from trainer.plan import Plan
 
-
-def augment(log_mel: Tensor, chance: Generator) -> Tensor:
-    """All of this module's changes, in the order in which sound meets them: mix, equaliser, codec, noise, loss."""
-    changed = equalise(log_mel, 2.5, chance)
-    changed = gain(changed, 5.0, chance)
-    changed = cut_highs(changed, 0.25, chance)
-    changed = add_noise(changed, 0.2, chance)
-    changed = mask(changed, 1, 10, 2, chance)
-    return mask(changed, 2, 40, 2, chance)
+# White noise from a hiss that is plainly heard to one that is hardly there.
+SNR_DB = (15.0, 50.0)
 
 
-def gain(log_mel: Tensor, most_db: float, chance: Generator) -> Tensor:
-    """Each clip louder or softer by up to `most_db`."""
-    return log_mel + _uniform(len(log_mel), -most_db, most_db, chance)[:, None, None] * DECIBEL
+def disturb(waveform: Tensor, plan: Plan) -> Tensor:
+    """Sound float32 [batch, samples], each example louder or softer by up to `plan.gain_db`; a `plan.noise_share` of
+    them with white noise `SNR_DB` below.
+
+    What gets louder than full scale is not clipped: no part of the graph minds, and clipping would be another change.
+    """
+    loudness_db = (2.0 * torch.rand(len(waveform)) - 1.0) * plan.gain_db
+    changed = waveform * _to((10.0 ** (loudness_db / 20.0))[:, None], waveform)
+    noisy = torch.nonzero(torch.rand(len(waveform)) < plan.noise_share)[:, 0]
+    snr_db = SNR_DB[0] + (SNR_DB[1] - SNR_DB[0]) * torch.rand(len(noisy))
+    if not len(noisy):
+        return changed
+    where = noisy.to(waveform.device, non_blocking=True)
+    quiet = changed[where]
+    return changed.index_copy(0, where, add_noise(quiet, torch.randn_like(quiet), _to(snr_db, quiet)))
 
 
-def equalise(log_mel: Tensor, spread_db: float, chance: Generator) -> Tensor:
-    """A smooth random equaliser per clip: six control points of standard deviation `spread_db`, linear between."""
-    points = torch.randn(len(log_mel), 1, 6, generator=chance) * spread_db * DECIBEL
-    curve = functional.interpolate(points, size=log_mel.shape[1], mode="linear", align_corners=True)
-    return log_mel + curve.transpose(1, 2)
+def mix(waveform: Tensor, targets: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
+    """Mixup (Zhang et al., ICLR 2018) of sound [batch, samples] and targets float [batch, labels], each example with
+    another (or itself) of the batch.
+
+    The shares are drawn for each example from Beta(alpha, alpha) and its own share is the larger one, at least a half:
+    then which example a row is still says what it mostly is. An `alpha` of 0 mixes nothing.
+    """
+    if alpha <= 0 or len(waveform) < 2:
+        return waveform, targets
+    drawn = Beta(alpha, alpha).sample((len(waveform), 1))
+    own = _to(torch.maximum(drawn, 1.0 - drawn), waveform)
+    other = torch.randperm(len(waveform)).to(waveform.device, non_blocking=True)
+    return (
+        own * waveform + (1.0 - own) * waveform[other],
+        own.to(targets.dtype) * targets + (1.0 - own).to(targets.dtype) * targets[other],
+    )
 
 
-def cut_highs(log_mel: Tensor, share: float, chance: Generator) -> Tensor:
-    """A `share` of the clips loses what lies above a random band in the upper half, as poor codecs make it."""
-    bands = log_mel.shape[1]
-    edge = _uniform(len(log_mel), bands / 2, bands, chance)
-    edge = torch.where(_chosen(len(log_mel), share, chance), edge, torch.full_like(edge, float(bands)))
-    above = (torch.arange(bands) - edge[:, None]).clamp(min=0.0)
-    return log_mel - 6.0 * DECIBEL * above[:, :, None]
+def mask(picture: Tensor, plan: Plan) -> Tensor:
+    """SpecAugment's masks (Park et al., Interspeech 2019) over pictures [batch, bands, frames], others for each.
+
+    `plan.masks` stripes of up to `plan.frequency_mask` of the bands and as many of up to `plan.time_mask` of the frames
+    take on the mean of their picture.
+    """
+    batch, bands, frames = picture.shape
+    across = torch.ones(batch, bands, 1)
+    along = torch.ones(batch, 1, frames)
+    # Each mask is laid over one column or row of ones, whatever the picture's precision: in bfloat16 torchaudio could
+    # not count beyond 256 frames. It draws widths below its parameter, hence one more.
+    bar = FrequencyMasking(min(bands, round(plan.frequency_mask * bands) + 1), iid_masks=True)
+    gap = TimeMasking(min(frames, round(plan.time_mask * frames) + 1), iid_masks=True)
+    for _ in range(plan.masks):
+        across, along = bar(across), gap(along)
+    kept = (across * along).to(picture.device, non_blocking=True) > 0
+    return torch.where(kept, picture, picture.mean((1, 2), keepdim=True))
 
 
-def add_noise(log_mel: Tensor, share: float, chance: Generator) -> Tensor:
-    """A `share` of the clips gets a floor of steady noise, 20 to 60 dB below its loudest cell."""
-    loudest = log_mel.amax((1, 2))
-    level = loudest - _uniform(len(log_mel), 20.0, 60.0, chance) * DECIBEL
-    level = torch.where(_chosen(len(log_mel), share, chance), level, torch.full_like(level, -30.0))
-    return torch.logaddexp(log_mel, level[:, None, None])
-
-
-def mask(log_mel: Tensor, axis: int, widest: int, times: int, chance: Generator) -> Tensor:
-    """`times` stripes of up to `widest` bands (axis 1) or frames (axis 2) per clip become the clip's mean."""
-    size = log_mel.shape[axis]
-    place = torch.arange(size)
-    struck = torch.zeros(len(log_mel), size, dtype=torch.bool)
-    for _ in range(times):
-        width = _uniform(len(log_mel), 0.0, float(widest), chance)
-        start = _uniform(len(log_mel), 0.0, 1.0, chance) * (size - width).clamp(min=0.0)
-        struck |= (place >= start[:, None]) & (place < (start + width)[:, None])
-    shaped = struck[:, :, None] if axis == 1 else struck[:, None, :]
-    return torch.where(shaped, log_mel.mean((1, 2), keepdim=True), log_mel)
-
-
-def _uniform(count: int, low: float, high: float, chance: Generator) -> Tensor:
-    return low + (high - low) * torch.rand(count, generator=chance)
-
-
-def _chosen(count: int, share: float, chance: Generator) -> Tensor:
-    return torch.rand(count, generator=chance) < share
+def _to(values: Tensor, like: Tensor) -> Tensor:
+    return values.to(like.device, like.dtype, non_blocking=True)

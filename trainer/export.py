@@ -1,210 +1,290 @@
-"""Writes a bundle: the graph, its head, golden outputs, model card and manifest. Must never train or choose anything.
+"""Writes a bundle: graphs, heads, golden outputs, variants, weights for torch, model card and manifest.
 
-The graph that ONNX Runtime runs must say what torch says, or there is no bundle. The folder is built beside its place
-and renamed into it, so that nobody ever sees half of one.
+Must never train or choose anything. The graph that ONNX Runtime runs must say what torch says, or there is no bundle.
 """
 
 from __future__ import annotations
 
 import contextlib
+import enum
 import hashlib
-import logging
+import json
 import os
 import shutil
-import tempfile
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-import onnx
 import torch
 from numpy.typing import NDArray
 
 from daemon.core import bundle
-from daemon.core.bundle import Member
-from daemon.core.errors import BundleError
-from daemon.core.inference import Encoder, Ensemble
-from daemon.core.records import Device
-from trainer.backbones.compact import Committee
+from daemon.core.errors import from_os_error
+from daemon.core.inference import Ensemble
+from daemon.core.records import Device, Precision
+from trainer.backbones.contract import Backbone
+from trainer.draft import drafted
+from trainer.graph import TOLERANCE, check_parity, embedding_of, golden_waveform, size_of, write_graph
 from trainer.head import Head
+from trainer.variants import Made, Original, Trial, make_variants, variant_path
 
-MEMBER = "compact"
-TOLERANCE = 1e-3
-CARD = "MODEL_CARD.md"
+Array = NDArray[np.float32]
+_Given = TypeVar("_Given", Array, Trial)
+
+CARD, REPORT, WEIGHTS = "MODEL_CARD.md", "report", "music_classifier.pth"
+
+# The most that a manifest may allow golden outputs to differ.
+_LARGEST_TOLERANCE = 0.1
+
+
+class Extra(enum.StrEnum):
+    """What a bundle may hold besides what serves everywhere: two variants, and weights for torch."""
+
+    FP16 = "fp16"
+    INT8 = "int8"
+    TORCH = "torch"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One member: `encoder` with its `head`, heard in windows of `window_s`, counting `weight` in the ensemble. `name`
+    is what `trainer.backbones` calls the encoder's network."""
+
+    name: str
+    encoder: Backbone
+    head: Head
+    window_s: float
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """All that goes into a bundle. `description` holds the manifest's metrics, training_data and provenance."""
+    """All that goes into a bundle.
+
+    Attributes:
+        members: with names that differ.
+        description: the manifest's metrics, training_data and provenance; a licence in it outranks `licence`.
+        parent: the id of the bundle that this one comes from.
+        taxonomy_hash: empty for the hash of the labels.
+        report: a folder to be copied into the bundle.
+    """
 
     id: str
-    student: Committee
-    head: Head
+    members: Sequence[Part]
     labels: Sequence[str]
-    window_s: float
     segments: int
     temperature: float
-    thresholds: dict[str, float]
-    description: dict[str, Any]
+    thresholds: Mapping[str, float]
+    description: Mapping[str, Any]
     card: str
+    parent: str | None = None
+    licence: str = "GPL-3.0-or-later"
+    taxonomy_hash: str = ""
+    report: Path | None = None
 
 
-def export(contents: Contents, folder: Path) -> None:
-    """Write the bundle to `folder`, replacing the bundle that was there; it has then been loaded and replayed.
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    """What `export` was asked for besides the contents."""
+
+    sound: Mapping[str, Array]
+    trials: Mapping[str, Trial]
+    precisions: tuple[Precision, ...]
+    torch: bool
+
+
+def export(
+    contents: Contents,
+    folder: Path,
+    *,
+    sound: Array | Mapping[str, Array] | None = None,
+    trial: Trial | Mapping[str, Trial] | None = None,
+    extras: Collection[Extra] = (),
+    sharing: Path | None = None,
+) -> list[Made]:
+    """Write the bundle to `folder`, replacing the one that was there; it has then been loaded and replayed.
+
+    Args:
+        sound: windows of real tracks [n, samples] over which torch and ONNX Runtime must agree, as they must over a
+            synthetic one. Of several members each hears its own: then by the member's name.
+        trial: the tracks that variants are calibrated and measured on; by name as well.
+        extras: what to add. Variants need a trial.
+        sharing: a bundle whose files are linked to where they are equal, such as an encoder that only got a new head.
+
+    Returns:
+        What became of each variant: measured, or left out with the reason.
 
     Raises:
         BundleError: ONNX Runtime does not reproduce torch's outputs; `folder` is as it was.
+        BadFile, TryLater: the disk is full or cannot be written; `folder` is as it was.
+        ValueError: a variant is asked for and a member has no trial, or several members share what each needs.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    precisions = tuple(Precision(extra) for extra in Extra if extra in extras and extra is not Extra.TORCH)
+    ask = _Ask(_by_member(contents, sound), _by_member(contents, trial), precisions, Extra.TORCH in extras)
+    lacking = [part.name for part in contents.members if part.name not in ask.trials]
+    if precisions and lacking:
+        raise ValueError(f"{', '.join(lacking)}: variants are measured on real tracks, and there is no trial")
     try:
-        draft.chmod(0o755)
-        _write(contents, draft)
-        Ensemble(bundle.load(draft), device=Device.CPU, threads=1)
-        _swap(draft, folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        with drafted(folder) as draft:
+            made = _write(contents, draft, ask)
+            if sharing is not None:
+                _share(draft, sharing)
+            _replay(draft, made)
+    except OSError as error:
+        raise from_os_error(folder, error) from error
+    return made
 
 
-def _swap(draft: Path, folder: Path) -> None:
-    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
-    if folder.exists():
-        os.rename(folder, old / "bundle")
-    try:
-        os.rename(draft, folder)
-    except OSError:
-        if (old / "bundle").exists():
-            os.rename(old / "bundle", folder)
-        raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
+def _by_member(contents: Contents, given: _Given | Mapping[str, _Given] | None) -> Mapping[str, _Given]:
+    if given is None:
+        return {}
+    if isinstance(given, Mapping):
+        return given
+    if len(contents.members) > 1:
+        raise ValueError("several members: give each its own sound and trial, by name")
+    return {contents.members[0].name: given}
 
 
-def _write(contents: Contents, draft: Path) -> None:
-    encoder, head = f"{MEMBER}.onnx", f"{MEMBER}.head.npz"
-    waveform = golden_waveform(contents.window_s, contents.student.log_mel.settings.sample_rate_hz)
-    write_graph(contents.student, draft / encoder, waveform.shape[1])
-    check_parity(contents.student, draft / encoder, waveform)
-    np.savez_compressed(draft / head, weights=contents.head.weights, bias=contents.head.bias)
-    with torch.inference_mode():
-        expected = contents.student(torch.from_numpy(waveform)).numpy()
-    parts = {"waveform": waveform, "embedding": expected, "logits": contents.head.logits(expected)}
-    np.savez_compressed(draft / bundle.GOLDEN, **{f"{MEMBER}.{part}": array for part, array in parts.items()})
+def _write(contents: Contents, draft: Path, ask: _Ask) -> list[Made]:
+    golden: dict[str, Array] = {}
+    made: list[Made] = []
+    entries = []
+    for part in contents.members:
+        part.encoder.eval()
+        original = _write_member(part, draft, ask.sound.get(part.name))
+        variants = make_variants(original, ask.precisions, ask.trials[part.name]) if ask.precisions else []
+        golden |= _golden(original, variants)
+        entries.append(_entry(part, original, variants))
+        made += variants
+    np.savez_compressed(draft / bundle.GOLDEN, allow_pickle=False, **golden)
+    if ask.torch:
+        _write_weights(contents, draft)
     (draft / CARD).write_text(contents.card, encoding="utf-8")
-    bundle.seal(draft, _manifest(contents, encoder, head))
+    if contents.report is not None:
+        shutil.copytree(contents.report, draft / REPORT)
+    bundle.seal(draft, _manifest(contents, entries, golden))
+    return made
 
 
-def _manifest(contents: Contents, encoder: str, head: str) -> dict[str, Any]:
+def _write_member(part: Part, draft: Path, sound: Array | None) -> Original:
+    """Graph and head, after the comparison with torch."""
+    path = draft / f"{part.name}.onnx"
+    waveform = golden_waveform(part.window_s, part.encoder.sample_rate_hz)
+    write_graph(part.encoder, path, waveform.shape[1])
+    check_parity(part.encoder, path, waveform)
+    if sound is not None:
+        check_parity(part.encoder, path, sound)
+    np.savez_compressed(draft / _head_name(part), weights=part.head.weights, bias=part.head.bias)
+    return Original(part.name, part.encoder, path, part.head, waveform, embedding_of(part.encoder, waveform))
+
+
+def _head_name(part: Part) -> str:
+    return f"{part.name}.head.npz"
+
+
+def _golden(original: Original, variants: Sequence[Made]) -> dict[str, Array]:
+    name, embedding = original.member, original.golden
+    parts = {"waveform": original.golden_waveform, "embedding": embedding, "logits": original.head.logits(embedding)}
+    arrays = {f"{name}.{part}": array for part, array in parts.items()}
+    for variant in variants:
+        if variant.golden is not None:
+            arrays[bundle.variant_key(name, variant.precision)] = variant.golden
+    return arrays
+
+
+def _entry(part: Part, original: Original, variants: Sequence[Made]) -> dict[str, Any]:
+    """The member in the manifest."""
+    entry: dict[str, Any] = {
+        "name": part.name,
+        "encoder": original.path.name,
+        "head": _head_name(part),
+        "sample_rate_hz": part.encoder.sample_rate_hz,
+        "window_s": part.window_s,
+        "embedding_dim": part.encoder.embedding_dim,
+        "weight": part.weight,
+    }
+    kept = [variant for variant in variants if not variant.left_out]
+    if kept:
+        entry["variants"] = [
+            {
+                "precision": variant.precision,
+                "device": variant.device,
+                "encoder": variant_path(original.path, variant.precision).name,
+                "golden_tolerance": variant.tolerance,
+                "recommended": variant.recommended,
+                "measured": dict(variant.measured),
+            }
+            for variant in kept
+        ]
+    return entry
+
+
+def _manifest(contents: Contents, entries: Sequence[dict[str, Any]], golden: Mapping[str, Array]) -> dict[str, Any]:
     labels = list(contents.labels)
-    member = {
-        "name": MEMBER,
-        "encoder": encoder,
-        "head": head,
-        "sample_rate_hz": contents.student.log_mel.settings.sample_rate_hz,
-        "window_s": contents.window_s,
-        "embedding_dim": contents.student.embedding_dim,
-        "weight": 1.0,
-    }
-    decision = {
-        "temperature": contents.temperature,
-        "thresholds": contents.thresholds,
-        "segments": contents.segments,
-    }
+    largest = max(size_of(golden[f"{part.name}.embedding"]) for part in contents.members)
     return {
         "format_version": bundle.FORMAT_VERSION,
         "id": contents.id,
-        "parent": None,
+        "parent": contents.parent,
         "labels": labels,
-        "taxonomy_hash": hashlib.sha256("\n".join(labels).encode()).hexdigest(),
-        "members": [member],
-        "decision": decision,
-        "golden_tolerance": TOLERANCE,
-        "licence": "GPL-3.0-or-later",
+        "taxonomy_hash": contents.taxonomy_hash or hashlib.sha256("\n".join(labels).encode()).hexdigest(),
+        "members": list(entries),
+        "decision": {
+            "temperature": contents.temperature,
+            "thresholds": dict(contents.thresholds),
+            "segments": contents.segments,
+        },
+        # Rounding grows with the numbers that are rounded; small ones are given no less room than those of size 1.
+        "golden_tolerance": min(_LARGEST_TOLERANCE, TOLERANCE * max(1.0, largest)),
+        "licence": contents.licence,
         **contents.description,
     }
 
 
-def write_graph(student: Committee, path: Path, samples: int) -> None:
-    """The student as an ONNX graph: `waveform` [batch, samples] → `embedding` [batch, dim], both sizes free."""
-    example = torch.zeros(2, samples)
-    with _quiet_exporter():
-        program = torch.onnx.export(
-            student.eval(),
-            (example,),
-            dynamo=True,
-            verbose=False,
-            input_names=["waveform"],
-            output_names=["embedding"],
-            opset_version=18,
-            dynamic_shapes={"waveform": {0: torch.export.Dim("batch"), 1: torch.export.Dim("samples", min=8000)}},
-        )
-    assert program is not None, "the dynamo exporter returns a program"
-    graph = program.model_proto
-    strip_origins(graph)
-    onnx.save(graph, path)
+def _write_weights(contents: Contents, draft: Path) -> None:
+    """The weights for those who want torch: plain tensors and values, which `torch.load` reads without unpickling.
 
+        saved = torch.load("music_classifier.pth", weights_only=True)
+        classifier = Classifier(build(saved["backbone"]), saved["labels"])   # trainer.classifier, trainer.backbones
+        classifier.load_state_dict(saved["state_dict"])
+        picture = classifier.eval().backbone.front(waveform)   # [batch, samples] at saved["sample_rate_hz"]
+        logits = classifier(picture)                           # [batch, labels]
 
-def strip_origins(model: onnx.ModelProto) -> None:
-    """Remove what the exporter notes of its own making: stack traces with the paths of the machine it ran on."""
-    graph = model.graph
-    for part in (model, graph, *graph.node, *graph.initializer, *graph.input, *graph.output, *graph.value_info):
-        part.doc_string = ""
-        if "metadata_props" in part.DESCRIPTOR.fields_by_name:
-            del part.metadata_props[:]
-
-
-@contextlib.contextmanager
-def _quiet_exporter() -> Iterator[None]:
-    """The exporter warns of its own internals and of an absent torchvision, which nobody here can mend."""
-    log = logging.getLogger("torch.onnx")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        log.setLevel(level)
-
-
-def check_parity(student: Committee, path: Path, waveform: NDArray[np.float32]) -> float:
-    """The largest difference between torch and ONNX Runtime over `waveform` [n, samples] and over its first alone.
-
-    Raises:
-        BundleError: it exceeds a tenth of the bundle's tolerance (the rest is left for other machines), or the graph
-            does not run.
+    Of several members the first is in that file, each other one in `<its name>.pth`.
     """
-    member = Member(
-        MEMBER,
-        path,
-        "",
-        student.log_mel.settings.sample_rate_hz,
-        1.0,
-        student.embedding_dim,
-        1.0,
-        np.zeros((0, student.embedding_dim), np.float32),
-        np.zeros(0, np.float32),
-    )
-    encoder = Encoder(member, ["CPUExecutionProvider"], threads=1)
-    apart = 0.0
-    for batch in (waveform, waveform[:1]):
-        with torch.inference_mode():
-            expected = student(torch.from_numpy(batch)).numpy()
-        apart = max(apart, float(np.abs(encoder.embed(batch) - expected).max()))
-    if not apart <= TOLERANCE / 10.0:
-        raise BundleError(f"{path.name}: ONNX Runtime differs from torch by {apart:.2g}, allowed {TOLERANCE / 10:.2g}")
-    return apart
+    for number, part in enumerate(contents.members):
+        state = {f"backbone.{name}": tensor for name, tensor in part.encoder.state_dict().items()}
+        state |= {"head.weight": torch.from_numpy(part.head.weights), "head.bias": torch.from_numpy(part.head.bias)}
+        saved = {
+            "backbone": part.name,
+            "labels": list(contents.labels),
+            "sample_rate_hz": part.encoder.sample_rate_hz,
+            "window_s": part.window_s,
+            "embedding_dim": part.encoder.embedding_dim,
+            "temperature": contents.temperature,
+            "state_dict": {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()},
+        }
+        with open(draft / (f"{part.name}.pth" if number else WEIGHTS), "wb") as file:
+            torch.save(saved, file)
 
 
-def golden_waveform(window_s: float, sample_rate_hz: int) -> NDArray[np.float32]:
-    """A synthetic chord and a synthetic rhythm, float32 [2, samples] in [-1, 1], in 16-bit steps so that they pack
-    well; nobody's recording, and loud in every band, so that no logarithm of nearly nothing is compared."""
-    time = np.arange(round(window_s * sample_rate_hz)) / sample_rate_hz
-    noise = np.random.default_rng(0).uniform(-1.0, 1.0, time.size)
-    chord = sum(np.sin(2.0 * np.pi * pitch * time) for pitch in (220.0, 277.18, 329.63, 880.0)) * 0.12
-    beat = np.exp(-8.0 * (time % 0.5)) * np.sin(2.0 * np.pi * 90.0 * time) * 0.5
-    both = np.stack([chord + 0.05 * noise, beat + 0.1 * noise * np.exp(-6.0 * (time % 0.25)) + 0.02 * noise])
-    return (np.round(both * 1024.0) / 1024.0).astype(np.float32)
+def _share(draft: Path, other: Path) -> None:
+    """Replace files of `draft` by links to equal ones of the bundle `other`, where the file system allows it."""
+    files: dict[str, str] = json.loads((draft / bundle.MANIFEST).read_text(encoding="utf-8"))["files"]
+    for name, digest in bundle.load(other).manifest.files.items():
+        for twin in (mine for mine, hashed in files.items() if hashed == digest):
+            linked = draft / f"{twin}.link"
+            with contextlib.suppress(OSError):
+                os.link(other / name, linked)
+                os.replace(linked, draft / twin)
+
+
+def _replay(draft: Path, made: Sequence[Made]) -> None:
+    """Load the bundle as the daemon does, in every precision that all members have."""
+    loaded = bundle.load(draft)
+    Ensemble(loaded, device=Device.CPU, precision=Precision.FP32, threads=1)
+    for precision in {variant.precision for variant in made}:
+        if not any(variant.left_out for variant in made if variant.precision is precision):
+            Ensemble(loaded, device=Device.CPU, precision=precision, threads=1)

@@ -28,6 +28,7 @@ from av.container import InputContainer
 
 from daemon.core.errors import BadFile, FileTrouble, from_os_error
 from daemon.core.records import Waveform
+from daemon.core.tagtext import Tags, parse
 from daemon.core.trailer import leading_tags_end, trailing_tags_start
 
 # FFmpeg's libraries write to stderr by default; what matters reaches us as exceptions.
@@ -115,6 +116,11 @@ class Sound:
             codec=context.codec.canonical_name,
             container=self._container.format.name,
         )
+
+    @property
+    def tags(self) -> Tags:
+        """What container and stream say of the track, as FFmpeg reads it: for a data set, not for rewriting a file."""
+        return parse(self._container.metadata, self._stream.metadata)
 
     @property
     def duration_s(self) -> float:

@@ -1,7 +1,8 @@
 """The model bundle on disk: reads, checks and seals it. Never opens an ONNX session and never unpickles.
 
 Format versions:
-    1  manifest.json, one encoder and one head per member, golden.npz, sha256 of every file.
+    1  manifest.json, one encoder and one head per member, golden.npz, sha256 of every file; a member may have variants
+       of its encoder, which a reader may pass over.
 """
 
 from __future__ import annotations
@@ -9,15 +10,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from daemon.core.errors import BundleError
+from daemon.core.records import Device, Precision
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -31,6 +33,21 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+class VariantManifest(_Part):
+    """The same encoder in another arithmetic, for one kind of device; its labels, window and head are the member's.
+
+    `golden_tolerance` is how far, relative to their size, its outputs may be from its own golden ones. `recommended`:
+    who measured it would serve it. `measured`: what it loses, how large it is and how fast, against fp32.
+    """
+
+    precision: Literal[Precision.FP16, Precision.INT8]
+    device: Literal[Device.CPU, Device.CUDA]
+    encoder: str
+    golden_tolerance: Annotated[float, Field(gt=0, le=0.5)]
+    recommended: bool = False
+    measured: dict[str, Any]
+
+
 class MemberManifest(_Part):
     """One encoder with its head, as the manifest names them. `weight` is its share in the ensemble's logits."""
 
@@ -41,6 +58,7 @@ class MemberManifest(_Part):
     window_s: Annotated[float, Field(gt=0, le=120)]
     embedding_dim: Annotated[int, Field(ge=1)]
     weight: Annotated[float, Field(gt=0)] = 1.0
+    variants: list[VariantManifest] = []
 
 
 class DecisionManifest(_Part):
@@ -70,6 +88,20 @@ class Manifest(_Part):
 
 
 @dataclass(frozen=True, slots=True)
+class Variant:
+    """A member's encoder in another arithmetic. `golden` [n, dim] is what it gives for the member's golden input, to
+    within `tolerance` of its size."""
+
+    precision: Precision
+    device: Device
+    encoder: Path
+    encoder_sha256: str
+    golden: Array
+    tolerance: float
+    recommended: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Member:
     """One encoder with its head. `weights` has shape [labels, dim], `bias` [labels]."""
 
@@ -82,6 +114,15 @@ class Member:
     weight: float
     weights: Array
     bias: Array
+    variants: tuple[Variant, ...] = ()
+
+    def served_by(self, variant: Variant) -> Member:
+        """The member with the variant's encoder in place of its own.
+
+        It counts as another encoder, with a hash of its own: embeddings of the two are alike but not equal, and what
+        was stored under one is not taken for the other's.
+        """
+        return replace(self, encoder=variant.encoder, encoder_sha256=variant.encoder_sha256)
 
     @property
     def window_samples(self) -> int:
@@ -128,8 +169,18 @@ def load(folder: Path) -> Bundle:
     _check_files(folder, manifest)
     labels = len(manifest.labels)
     members = tuple(_member(folder, entry, labels, manifest) for entry in manifest.members)
-    golden = _golden(folder, members, labels)
-    return Bundle(folder, manifest, members, golden)
+    arrays = _arrays(folder / GOLDEN)
+    golden = _golden(folder, members, labels, arrays)
+    complete = (
+        replace(member, variants=_variants(folder, entry, golden[member.name], manifest, arrays))
+        for member, entry in zip(members, manifest.members, strict=True)
+    )
+    return Bundle(folder, manifest, tuple(complete), golden)
+
+
+def variant_key(member: str, precision: Precision) -> str:
+    """The name of a variant's golden embedding in golden.npz; no member is called so."""
+    return f"{member}@{precision}.embedding"
 
 
 def seal(folder: Path, manifest: dict[str, Any]) -> None:
@@ -183,10 +234,15 @@ def _check_labels(folder: Path, manifest: Manifest) -> None:
     names = [member.name for member in manifest.members]
     if len(set(names)) != len(names):
         raise BundleError(f"{folder}: a member is listed twice")
+    for member in manifest.members:
+        precisions = [variant.precision for variant in member.variants]
+        if len(set(precisions)) != len(precisions):
+            raise BundleError(f"{folder}: a variant of {member.name} is listed twice")
 
 
 def _check_files(folder: Path, manifest: Manifest) -> None:
     needed = {GOLDEN, *(m.encoder for m in manifest.members), *(m.head for m in manifest.members)}
+    needed |= {variant.encoder for member in manifest.members for variant in member.variants}
     for name in sorted(needed - set(manifest.files)):
         raise BundleError(f"{folder}: the manifest names {name} but lists no hash for it")
     for name, expected in manifest.files.items():
@@ -222,8 +278,7 @@ def _member(folder: Path, entry: MemberManifest, labels: int, manifest: Manifest
     )
 
 
-def _golden(folder: Path, members: tuple[Member, ...], labels: int) -> dict[str, Golden]:
-    arrays = _arrays(folder / GOLDEN)
+def _golden(folder: Path, members: tuple[Member, ...], labels: int, arrays: dict[str, Array]) -> dict[str, Golden]:
     golden = {}
     for member in members:
         try:
@@ -235,6 +290,31 @@ def _golden(folder: Path, members: tuple[Member, ...], labels: int) -> dict[str,
             raise BundleError(f"{folder}: {GOLDEN}: the arrays of {member.name} do not fit the manifest")
         golden[member.name] = entry
     return golden
+
+
+def _variants(
+    folder: Path, entry: MemberManifest, golden: Golden, manifest: Manifest, arrays: dict[str, Array]
+) -> tuple[Variant, ...]:
+    found = []
+    for variant in entry.variants:
+        key = variant_key(entry.name, variant.precision)
+        expected = arrays.get(key)
+        if expected is None:
+            raise BundleError(f"{folder}: {GOLDEN} lacks {key!r}")
+        if expected.shape != golden.embedding.shape:
+            raise BundleError(f"{folder}: {GOLDEN}: {key} does not fit the manifest")
+        found.append(
+            Variant(
+                precision=variant.precision,
+                device=variant.device,
+                encoder=folder / variant.encoder,
+                encoder_sha256=manifest.files[variant.encoder],
+                golden=expected,
+                tolerance=variant.golden_tolerance,
+                recommended=variant.recommended,
+            )
+        )
+    return tuple(found)
 
 
 def _arrays(path: Path) -> dict[str, Array]:

@@ -19,7 +19,6 @@ from pydantic_core import InitErrorDetails
 from daemon.core import config_file
 from daemon.core.config_checks import (
     AUTO_OR_PROBABILITY,
-    BUNDLE_NAME,
     DEFAULT_TEMPLATE,
     NO_CONTROL,
     OFF_IS_A_WORD,
@@ -46,8 +45,10 @@ from daemon.core.config_choices import (
     ReadOnly,
     Watch,
 )
+from daemon.core.config_models import Models
+from daemon.core.config_training import Training
 from daemon.core.errors import ConfigError
-from daemon.core.records import Device, LogFormat
+from daemon.core.records import LogFormat
 from daemon.core.taxonomy import STARTER_GENRES, Genre, Taxonomy
 
 __all__ = [
@@ -73,6 +74,7 @@ __all__ = [
     "Settle",
     "Tagging",
     "Thresholds",
+    "Training",
     "Watch",
     "Web",
     "default",
@@ -226,28 +228,6 @@ class Web(_Section):
     enabled: Annotated[Literal[False], not_yet("the web page")] = Field(False, description="Not in this version yet.")
 
 
-class Models(_Section):
-    """What listens, and with which means."""
-
-    directory: AbsolutePath | None = Field(
-        None, description="Where bundles live; default: models in the state directory."
-    )
-    bundle: Annotated[str, BUNDLE_NAME] = Field(
-        "auto",
-        description="auto: the directory's `current`, or the starter that ships with the program where there is none. "
-        "Else: starter, a bundle's id, or the absolute path of one.",
-    )
-    segments: Annotated[int, Strict(), Field(ge=1, le=64)] | None = Field(
-        None, description="How many stretches of a track are heard, 1 to 64; default: what the bundle says."
-    )
-    threads: Annotated[int, Strict(), Field(ge=1, le=1024)] | None = Field(
-        None, description="Processor threads for inference; default: all cores."
-    )
-    device: Device = Field(
-        Device.AUTO, description="auto: the GPU where there is a usable one. cpu or cuda: only that."
-    )
-
-
 class Thresholds(_Section):
     """How sure the model must be; below it abstains."""
 
@@ -292,6 +272,7 @@ class Config(_Section):
     organise: Organise = Organise()
     models: Models = Models()
     thresholds: Thresholds = Thresholds()
+    training: Training = Training()
     night: Night = Night()
     web: Web = Web()
     logging: Logging = Logging()

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daemon.core import segments
-from daemon.core.bundle import Bundle, Member
+from daemon.core.bundle import Bundle, Golden, Member, Variant
 from daemon.core.errors import BundleError
-from daemon.core.records import Device, Waveform, Window
+from daemon.core.records import Device, Precision, Waveform, Window
 
 # ONNX Runtime 1.31 for Linux collects reports of use: it writes a device id and a database below ~/.cache/Microsoft, to
 # be sent to its makers. It reads this variable when it is loaded, so the import comes after.
@@ -48,7 +48,8 @@ class Heard:
         windows: the segments that were heard, in order of information; empty for a silent track. Where members heard
             different numbers of them, only the first one, which then stands for all.
         logits: weighted ensemble logits per segment, shape [segments, labels], one row per window.
-        embeddings: each member's mean embedding over the segments, shape [dim], by encoder SHA-256.
+        embeddings: each member's mean embedding over the segments, shape [dim], by the SHA-256 of the encoder that made
+            it; a variant counts as an encoder of its own.
         duration_s: the track's length as the container states it.
         decode_s, infer_s: wall time spent reading sound and running encoders.
     """
@@ -64,13 +65,19 @@ class Heard:
 class Encoder:
     """One member's ONNX session. `embed` may be called from one thread at a time."""
 
-    def __init__(self, member: Member, providers: Sequence[Provider], threads: int | None) -> None:
-        """Open the session; `threads` None lets ONNX Runtime use every core.
+    def __init__(
+        self,
+        member: Member,
+        providers: Sequence[Provider],
+        threads: int | None,
+        precision: Precision = Precision.FP32,
+    ) -> None:
+        """Open the session; `threads` None lets ONNX Runtime use every core. `precision` says what the file holds.
 
         Raises:
             BundleError: the file is no ONNX graph that maps waveform [batch, samples] to embedding [batch, dim].
         """
-        self.member = member
+        self.member, self.precision = member, precision
         options = ort.SessionOptions()
         options.log_severity_level = _FATAL_ONLY
         # Asked to choose by itself, ONNX Runtime pins its threads to cores, which a sandbox refuses with a red line.
@@ -104,34 +111,59 @@ class Encoder:
 class Ensemble:
     """A bundle ready to hear: sessions open, golden outputs reproduced. Use it from one thread."""
 
-    def __init__(self, bundle: Bundle, *, device: Device = Device.AUTO, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        device: Device = Device.AUTO,
+        precision: Precision = Precision.AUTO,
+        threads: int | None = None,
+    ) -> None:
         """Open every member and replay its golden input.
+
+        With AUTO a member is served by the variant that the bundle recommends for this device. Where the variant does
+        not give its golden outputs here, another processor computing it otherwise than the one that measured it, the
+        member is served in fp32, and `passed_over` says why. A precision asked for by name is used or refused.
 
         Raises:
             BundleError: a member does not run, or its outputs differ from the golden ones by more than the
-                manifest's tolerance: the bundle must not serve.
+                manifest's tolerance: the bundle must not serve. Or it has no variant of the precision asked for.
         """
         self.bundle = bundle
-        self.device = _available(device)
-        providers: list[Provider] = ["CPUExecutionProvider"]
-        if self.device is Device.CUDA:
-            # TF32 keeps 10 bits of a mantissa: the golden outputs, made on a CPU, would not be reproduced.
-            providers.insert(0, ("CUDAExecutionProvider", {"use_tf32": "0"}))
-        self._encoders = [Encoder(member, providers, threads) for member in bundle.members]
-        if any("CUDAExecutionProvider" not in encoder.providers for encoder in self._encoders):
-            # ONNX Runtime falls back by itself when the provider cannot load; say what is true.
+        self.device = _available(device, precision)
+        self._precision, self._threads = precision, threads
+        self.passed_over: dict[str, str] = {}
+        self._encoders = [self._open(member) for member in bundle.members]
+        if self.device is Device.CUDA and any("CUDAExecutionProvider" not in one.providers for one in self._encoders):
+            # ONNX Runtime falls back by itself when the provider cannot load; say what is true, and choose for it.
             self.device = Device.CPU
-        for encoder in self._encoders:
-            self._replay(encoder)
+            self._encoders = [self._open(member) for member in bundle.members]
+
+    @property
+    def precisions(self) -> dict[str, Precision]:
+        """What each member is served in, by its name."""
+        return {encoder.member.name: encoder.precision for encoder in self._encoders}
+
+    def _open(self, member: Member) -> Encoder:
+        """The member's encoder or its variant, whichever is to serve; its golden outputs are reproduced."""
+        providers = providers_for(self.device)
+        if variant := _chosen(self.bundle, member, self.device, self._precision):
+            try:
+                encoder = Encoder(member.served_by(variant), providers, self._threads, variant.precision)
+                self._replay_variant(encoder, variant)
+            except BundleError as error:
+                if self._precision is not Precision.AUTO:
+                    raise
+                self.passed_over[member.name] = str(error)
+            else:
+                return encoder
+        encoder = Encoder(member, providers, self._threads)
+        self._replay(encoder)
+        return encoder
 
     def _replay(self, encoder: Encoder) -> None:
         golden = self.bundle.golden[encoder.member.name]
-        try:
-            embedding = encoder.embed(golden.waveform)
-        except Exception as error:
-            raise BundleError(f"{encoder.member.encoder}: fails on its golden input: {error}") from error
-        if embedding.shape != golden.embedding.shape:
-            raise BundleError(f"{encoder.member.encoder}: gives shape {embedding.shape}, not {golden.embedding.shape}")
+        embedding = _replayed(encoder, golden)
         tolerance = self.bundle.manifest.golden_tolerance
         apart = float(np.abs(embedding - golden.embedding).max())
         apart_logits = float(np.abs(head_logits(encoder.member, embedding) - golden.logits).max())
@@ -140,6 +172,18 @@ class Ensemble:
             raise BundleError(
                 f"{encoder.member.encoder}: golden outputs differ by {apart:.2g} in the embedding and"
                 f" {apart_logits:.2g} in the logits, allowed {tolerance:.2g} and {tolerance * 10:.2g}"
+            )
+
+    def _replay_variant(self, encoder: Encoder, variant: Variant) -> None:
+        """As `_replay`. The head, which the two share, is checked on the golden embedding of fp32."""
+        golden, member = self.bundle.golden[encoder.member.name], encoder.member
+        tolerance = self.bundle.manifest.golden_tolerance * 10
+        apart_logits = float(np.abs(head_logits(member, golden.embedding) - golden.logits).max())
+        apart = distance(_replayed(encoder, golden), variant.golden)
+        if not (apart <= variant.tolerance and apart_logits <= tolerance):
+            raise BundleError(
+                f"{member.encoder}: golden outputs differ by {apart:.2g} of the embedding's size and"
+                f" {apart_logits:.2g} in the logits, allowed {variant.tolerance:.2g} and {tolerance:.2g}"
             )
 
     def hear(self, sound: Audible, segment_count: int | None = None) -> Heard:
@@ -180,6 +224,14 @@ def head_logits(member: Member, embedding: Embedding) -> Logits:
     return np.asarray(embedding @ member.weights.T + member.bias, np.float32)
 
 
+def providers_for(device: Device) -> list[Provider]:
+    """The execution providers that an encoder gets on `device`, first choice first."""
+    if device is not Device.CUDA:
+        return ["CPUExecutionProvider"]
+    # TF32 keeps 10 bits of a mantissa: the golden outputs, made on a CPU, would not be reproduced.
+    return [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]
+
+
 def cuda_available() -> bool:
     """Whether ONNX Runtime was built with CUDA, this machine has an NVIDIA device, and the provider can load.
 
@@ -191,14 +243,49 @@ def cuda_available() -> bool:
     return True
 
 
-def _available(device: Device) -> Device:
-    if device is Device.CPU:
+def distance(embedding: Embedding, golden: Embedding) -> float:
+    """How far `embedding` is from `golden`, as a share of the latter's size (Euclidean norm of all numbers)."""
+    size = float(np.linalg.norm(golden))
+    return float(np.linalg.norm(embedding - golden)) / size if size else float("inf")
+
+
+def _available(device: Device, precision: Precision) -> Device:
+    if precision is Precision.INT8 and device is Device.CUDA:
+        raise BundleError("models.precision int8 is for processors and models.device is cuda: change one of the two")
+    if device is Device.CPU or precision is Precision.INT8:
         return Device.CPU
     if cuda_available():
         return Device.CUDA
     if device is Device.CUDA:
         raise BundleError("models.device is cuda, but no CUDA device answers here: see `music-reclass doctor`")
     return Device.CPU
+
+
+def _chosen(bundle: Bundle, member: Member, device: Device, precision: Precision) -> Variant | None:
+    """The variant that is to serve, None for the encoder itself."""
+    if precision is Precision.FP32:
+        return None
+    if precision is Precision.AUTO:
+        fit = (variant for variant in member.variants if variant.device is device and variant.recommended)
+        return next(fit, None)
+    for variant in member.variants:
+        if variant.precision is precision:
+            return variant
+    there = ", ".join(["fp32", *(variant.precision for variant in member.variants)])
+    raise BundleError(
+        f"{bundle.path}: models.precision is {precision}, and {member.name} comes in {there} only;"
+        " models.precision auto takes what there is"
+    )
+
+
+def _replayed(encoder: Encoder, golden: Golden) -> Embedding:
+    try:
+        embedding = encoder.embed(golden.waveform)
+    except Exception as error:
+        raise BundleError(f"{encoder.member.encoder}: fails on its golden input: {error}") from error
+    if embedding.shape != golden.embedding.shape:
+        raise BundleError(f"{encoder.member.encoder}: gives shape {embedding.shape}, not {golden.embedding.shape}")
+    return embedding
 
 
 def _decode(sound: Audible, member: Member, duration_s: float, count: int) -> list[tuple[Window, Waveform]]:

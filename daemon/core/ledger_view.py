@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import groupby
 from pathlib import Path
 
 from daemon.core import ledger_records as rows
-from daemon.core.database import Reader, path_key
+from daemon.core.database import Reader, path_key, path_of
 from daemon.core.errors import LedgerError
-from daemon.core.ledger_records import Change, ChangeState, KnownFile
+from daemon.core.ledger_records import Change, ChangeKind, ChangeState, KnownFile
 from daemon.core.ledger_schema import MIGRATIONS
 
 _ROWS_AT_A_TIME = 500
@@ -23,6 +24,30 @@ class Written:
     change: int
     sha256: str
     at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    """What the owner last said of a track: `genres` as they gave them, `genre` the taxonomy's name then, if it had one.
+
+    `places` are the paths at which the sound was seen, the latest first, and at last that of the correction.
+    """
+
+    audio_id: str
+    places: tuple[Path, ...]
+    genres: tuple[str, ...]
+    genre: str | None
+    how: str
+    at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unconfirmed:
+    """What models did to a track since the owner last spoke of it: genres that they added, places they moved it to."""
+
+    audio_id: str
+    genres: frozenset[str]
+    places: frozenset[Path]
 
 
 class LedgerView:
@@ -89,3 +114,60 @@ class LedgerView:
         if last is None or last["sha256_after"] is None or last["finished_at"] is None:
             return None
         return Written(last["id"], last["sha256_after"], datetime.fromisoformat(last["finished_at"]))
+
+    def confirmed(self) -> Iterator[Confirmed]:
+        """Every track that the owner gave a genre, with the last word on it: an older one no longer counts.
+
+        A model's decision is never among them, unless the owner accepted it.
+        """
+        sql = (
+            "SELECT * FROM corrections AS c WHERE audio_id > ? AND NOT EXISTS"
+            " (SELECT 1 FROM corrections AS later WHERE later.audio_id = c.audio_id AND later.id > c.id)"
+            " ORDER BY audio_id LIMIT ?"
+        )
+        found = self._reader.read(sql, ("", _ROWS_AT_A_TIME))
+        while found:
+            for row in found:
+                word = rows.correction_of(row)
+                places = (*self._places(row["audio_id"]), path_of(row["path"]))
+                yield Confirmed(
+                    row["audio_id"], tuple(dict.fromkeys(places)), word.genres, word.genre, word.how, word.at
+                )
+            found = self._reader.read(sql, (found[-1]["audio_id"], _ROWS_AT_A_TIME))
+
+    def unconfirmed(self) -> Iterator[Unconfirmed]:
+        """Every track that carries or stands where it does by a model's word, to which the owner has said nothing.
+
+        A move of a file that has no genre can only have followed a model; any other that belongs to no decision
+        followed the genre that the file brought along.
+        """
+        sql = (
+            "SELECT * FROM changes AS c WHERE audio_id > ? AND audio_id <= ? AND state = ?"
+            " AND (EXISTS (SELECT 1 FROM changes AS d WHERE d.act = c.act AND d.bundle IS NOT NULL)"
+            " OR (kind = ? AND genres_after = '[]'))"
+            " AND at > COALESCE((SELECT MAX(at) FROM corrections WHERE corrections.audio_id = c.audio_id), '')"
+            " ORDER BY audio_id, id"
+        )
+        last = ""
+        while upto := self._last_of_next_sounds(last):
+            done = self._reader.read(sql, (last, upto, ChangeState.DONE.value, ChangeKind.MOVE.value))
+            for audio_id, theirs in groupby(map(rows.change_of, done), key=lambda change: change.audio_id):
+                changes = list(theirs)
+                added = {name for c in changes if not c.moves for name in c.genres_after if name not in c.genres_before}
+                places = {c.place_after for c in changes if c.kind is ChangeKind.MOVE}
+                if added or places:
+                    yield Unconfirmed(audio_id, frozenset(added), frozenset(places))
+            last = upto
+
+    def _last_of_next_sounds(self, after: str) -> str:
+        """The last of the next few sounds with changes after the sound `after`; empty where there are no more."""
+        row = self._reader.read_one(
+            "SELECT MAX(audio_id) AS last FROM (SELECT DISTINCT audio_id FROM changes WHERE audio_id > ?"
+            " ORDER BY audio_id LIMIT ?)",
+            (after, _ROWS_AT_A_TIME),
+        )
+        return (row["last"] if row else None) or ""
+
+    def _places(self, audio_id: str) -> list[Path]:
+        found = self._reader.read("SELECT path FROM files WHERE audio_id = ? ORDER BY seen_at DESC, path", (audio_id,))
+        return [path_of(row["path"]) for row in found]

@@ -22,6 +22,16 @@ class Device(enum.StrEnum):
     CUDA = "cuda"
 
 
+class Precision(enum.StrEnum):
+    """The arithmetic of an encoder. AUTO takes the bundle's variant for the device where it has one that it recommends
+    (fp16 on a GPU, int8 on a processor), else FP32, which every bundle has."""
+
+    AUTO = "auto"
+    FP32 = "fp32"
+    FP16 = "fp16"
+    INT8 = "int8"
+
+
 class LogFormat(enum.StrEnum):
     """How an event is printed. AUTO is CONSOLE on a terminal and JSON elsewhere."""
 

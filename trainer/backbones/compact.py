@@ -9,19 +9,33 @@ in heads.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from trainer.backbones.contract import Backbone
+from trainer.backbones.memory import computed_again
+from trainer.backbones.weights import load_strictly, read_weights, shape_of
 from trainer.frontends import COMPACT_MEL, LogMel
 
 # Mean and standard deviation of the log-mel of all 483 training tracks, rounded.
 LOG_MEL_MEAN, LOG_MEL_STD = -0.8, 3.6
 
 
-class Compact(nn.Module):
+def normalised(log_mel: Tensor) -> Tensor:
+    """The picture that a `Compact` takes, of log-mel of the same shape."""
+    return (log_mel - LOG_MEL_MEAN) / LOG_MEL_STD
+
+
+class Compact(Backbone):
     """waveform float32 [batch, samples] at 16 kHz in [-1, 1] → embedding float32 [batch, embedding_dim]."""
+
+    sample_rate_hz = COMPACT_MEL.sample_rate_hz
+    window_s = 4.0
+    frames_per_s = COMPACT_MEL.sample_rate_hz / COMPACT_MEL.hop
+    embed_batch = 32
 
     def __init__(self, width: int = 48, embedding_dim: int = 256) -> None:
         super().__init__()
@@ -42,20 +56,22 @@ class Compact(nn.Module):
         self.column = nn.Sequential(nn.Conv2d(4 * width, wide, (rows, 1), bias=False), nn.BatchNorm2d(wide), nn.ReLU())
         self.neck = nn.Linear(2 * wide, embedding_dim)
         self.dropout = nn.Dropout(0.2)
+        self.saves_memory = False
 
-    def forward(self, waveform: Tensor) -> Tensor:
-        """The embedding of sound, by way of `embed`."""
-        return self.embed(self.log_mel(waveform))
+    def front(self, waveform: Tensor) -> Tensor:
+        """The normalised log-mel [batch, 64, frames], 50 frames a second."""
+        return normalised(self.log_mel(waveform))
 
-    def embed(self, log_mel: Tensor) -> Tensor:
-        """log-mel float32 [batch, bands, frames] → embedding [batch, embedding_dim]."""
-        return self.pool(self.columns(log_mel))
+    def embed(self, picture: Tensor) -> Tensor:
+        """The embedding [batch, embedding_dim] of a picture [batch, bands, frames]."""
+        return self.pool(self.columns(picture))
 
-    def columns(self, log_mel: Tensor) -> Tensor:
-        """log-mel [batch, bands, frames] → what is heard in each stretch of 16 frames, [batch, wide, stretches]."""
-        image = (log_mel - LOG_MEL_MEAN) / LOG_MEL_STD
-        columns: Tensor = self.column(self.trunk(image[:, None]))[:, :, 0].float()
-        return columns
+    def columns(self, picture: Tensor) -> Tensor:
+        """What is heard in each stretch of 16 frames of a picture [batch, bands, frames], [batch, wide, stretches]."""
+        image = picture[:, None]
+        for part in (*self.trunk, self.column):
+            image = computed_again(part, image) if self.saves_memory else part(image)
+        return image[:, :, 0].float()
 
     def pool(self, columns: Tensor) -> Tensor:
         """The embedding [batch, embedding_dim] of stretches [batch, wide, stretches]."""
@@ -64,13 +80,39 @@ class Compact(nn.Module):
         embedding: Tensor = self.neck(self.dropout(torch.cat([mean, spread], 1)))
         return embedding
 
+    def stages(self) -> Sequence[nn.Module]:
+        """The seven parts of the trunk, the whole columns, and the neck."""
+        return [*self.trunk, self.column, self.neck]
 
-class Committee(nn.Module):
+    def save_memory(self) -> None:
+        """Keep only what passes from one stage to the next."""
+        self.saves_memory = True
+
+
+def load_compact(weights: Path) -> Compact:
+    """A student with weights that this program trained, as wide as they are, in evaluation mode.
+
+    Raises:
+        BadFile: missing, or of another architecture.
+    """
+    what = "a compact student"
+    found = read_weights(weights)
+    width, *_ = shape_of(found, "trunk.1.0.weight", 4, weights, what)
+    embedding_dim, _ = shape_of(found, "neck.weight", 2, weights, what)
+    student = Compact(width, embedding_dim)
+    load_strictly(student, found, weights, what)
+    return student.eval()
+
+
+class Committee(Backbone):
     """Several students side by side in one graph, sharing one front end; their embeddings are laid end to end.
 
     Students that differ only in their random start err in different places, and a linear head over all of them does
-    better than one over a wider student of the same cost.
+    better than one over a wider student of the same cost. It is put together from trained students and not trained in
+    one piece, so its picture is log-mel as it is, which each student normalises for itself.
     """
+
+    sample_rate_hz, window_s, frames_per_s = Compact.sample_rate_hz, Compact.window_s, Compact.frames_per_s
 
     def __init__(self, students: Sequence[Compact]) -> None:
         super().__init__()
@@ -78,13 +120,23 @@ class Committee(nn.Module):
         self.students = nn.ModuleList(students)
         self.embedding_dim = sum(student.embedding_dim for student in students)
 
-    def forward(self, waveform: Tensor) -> Tensor:
-        """As `Compact`, with the embeddings of all students in one row."""
-        return self.embed(self.log_mel(waveform))
+    def front(self, waveform: Tensor) -> Tensor:
+        """The log-mel [batch, 64, frames], not normalised."""
+        log_mel: Tensor = self.log_mel(waveform)
+        return log_mel
 
-    def embed(self, log_mel: Tensor) -> Tensor:
-        """log-mel float32 [batch, bands, frames] → embedding [batch, embedding_dim]."""
-        return torch.cat([student.embed(log_mel) for student in self._members()], 1)
+    def embed(self, picture: Tensor) -> Tensor:
+        """log-mel float32 [batch, bands, frames] → embedding [batch, embedding_dim], all students' in one row."""
+        return torch.cat([student.embed(normalised(picture)) for student in self._members()], 1)
+
+    def stages(self) -> Sequence[nn.Module]:
+        """The students, each of which hears the whole way from sound to embedding."""
+        return list(self._members())
+
+    def save_memory(self) -> None:
+        """As each student does."""
+        for student in self._members():
+            student.save_memory()
 
     def _members(self) -> Iterator[Compact]:
         for student in self.students:

@@ -23,14 +23,15 @@ from daemon.core.errors import ConfigError
 from trainer.backbones.compact import Committee, Compact
 from trainer.backbones.mobilenet import MobileNet, load_mobilenet
 from trainer.calibrate import artist_weights, choose_threshold, fit_temperature
-from trainer.clips import Clips, open_clips, prepare_clips, serve, write_recipes
-from trainer.dataset import Track, read_manifest
-from trainer.evaluate import Array, Served, fit_on, out_of_fold
-from trainer.export import Contents, export
+from trainer.starter.rows import Clips, open_clips, prepare_clips, serve, write_recipes
+from trainer.importers.table import read_manifest
+from trainer.manifest import Track
+from trainer.starter.judge import Array, Served, fit_on, out_of_fold
+from trainer.export import Contents, Part, export
 from trainer.frontends import COMPACT_MEL
 from trainer.head import fit_head
-from trainer.report import Findings, card, description
-from trainer.train import Plan, train
+from trainer.starter.card import Findings, card, description
+from trainer.starter.distil import Plan, train
 
 Say = Callable[[str], None]
 
@@ -98,16 +99,14 @@ def make_starter(setting: Setting, say: Say) -> Findings:
     thresholds = dict.fromkeys(setting.genres, findings.threshold)
     told = description(findings)
     contents = Contents(
-        setting.id,
-        final,
-        head,
-        setting.genres,
-        WINDOW_S,
-        SEGMENTS,
-        findings.temperature,
-        thresholds,
-        told,
-        card(findings),
+        id=setting.id,
+        members=(Part("compact", final, head, WINDOW_S),),
+        labels=setting.genres,
+        segments=SEGMENTS,
+        temperature=findings.temperature,
+        thresholds=thresholds,
+        description=told,
+        card=card(findings),
     )
     export(contents, setting.out)
     return findings
