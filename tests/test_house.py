@@ -41,6 +41,9 @@ OWNERS = {
     "socket": "effects/notify",
     "yaml": "core/config_file",
     "subprocess": "effects/child",
+    "urllib": "effects/fetch",
+    "http": "effects/fetch",
+    "ssl": "effects/fetch",
     "multiprocessing": None,
 }
 HEAVY = {"torch", "torchaudio", "transformers", "onnx", "onnxscript", "sklearn", "trainer"}

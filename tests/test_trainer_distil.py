@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from trainer.backbones.compact import Committee, Compact
-from trainer.starter.rows import Clips, Recipe, write_recipes
-from trainer.starter.muon import Muon, orthogonal
 from trainer.starter.distil import Plan, label_targets, train
+from trainer.starter.muon import Muon, orthogonal
+from trainer.starter.rows import Clips, Recipe, write_recipes
 
 PLAN = replace(Plan(), steps=3, batch=4, crop_frames=64, width=8, embedding_dim=16)
 

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import resource
+import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -242,7 +243,8 @@ def test_weights_for_torch_that_do_not_fit_leave_the_old_bundle(tmp_path: Path) 
     """torch writes them itself, and has errors of its own for a full disk."""
     place = tmp_path / "disk"
     place.mkdir()
-    assert os.system(f"mount -t tmpfs -o size=320k tmpfs {place}") == 0
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=320k", "tmpfs", place], capture_output=True).returncode:
+        pytest.skip("this root may not mount a file system")
     try:
         (place / "tiny-1").mkdir()
         (place / "tiny-1" / "old").write_text("old")
@@ -253,7 +255,7 @@ def test_weights_for_torch_that_do_not_fit_leave_the_old_bundle(tmp_path: Path) 
         assert caught.value.path == place / "tiny-1"
         assert untouched(place / "tiny-1")
     finally:
-        assert os.system(f"umount {place}") == 0
+        subprocess.run(["umount", place], check=True)
 
 
 def test_what_a_killed_program_left_is_tidied_and_what_a_running_one_writes_is_not(tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ import os
 import pickle
 import zipfile
 from collections.abc import Mapping
+from io import RawIOBase
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import safetensors
 import safetensors.torch
@@ -52,8 +53,8 @@ def save(run: Path, facts: Mapping[str, Any], state: Mapping[str, Any]) -> None:
         TryLater, BadFile: the disk is full or not writable; the last checkpoint is as it was.
     """
 
-    def write(out: BinaryIO) -> None:
-        torch.save({"format_version": FORMAT_VERSION, "facts": dict(facts), **state}, out)
+    def write(out: _Watched) -> None:
+        torch.save({"format_version": FORMAT_VERSION, "facts": dict(facts), **state}, cast(BinaryIO, out))
 
     _write(run / LAST, write, keep_as=run / PREVIOUS)
 
@@ -112,16 +113,20 @@ def load_best(run: Path) -> dict[str, Tensor]:
         raise BadFile(path, f"damaged: {error}") from error
 
 
-def _pour(content: bytes, out: BinaryIO) -> None:
+def _pour(content: bytes, out: _Watched) -> None:
     out.write(content)
 
 
 def _write(path: Path, write: Any, keep_as: Path | None = None) -> None:
     partial = path.with_name(f".{path.name}.part")
     try:
-        with open(partial, "wb") as out:
-            write(out)
-            out.flush()
+        # Unbuffered, so that a failing write is raised where torch's own writer hides it behind a RuntimeError.
+        with open(partial, "wb", buffering=0) as out:
+            watched = _Watched(out)
+            try:
+                write(watched)
+            except RuntimeError as error:
+                raise (watched.trouble or error) from error
             os.fsync(out.fileno())
         if keep_as is not None and path.exists():
             os.replace(path, keep_as)
@@ -130,6 +135,28 @@ def _write(path: Path, write: Any, keep_as: Path | None = None) -> None:
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise from_os_error(path, error) from error
+
+
+class _Watched:
+    """A file to write to that keeps the system's error; short writes are finished."""
+
+    def __init__(self, out: RawIOBase) -> None:
+        self._out = out
+        self.trouble: OSError | None = None
+
+    def write(self, content: bytes | memoryview) -> int:
+        left = memoryview(content).cast("B")
+        total = len(left)
+        try:
+            while left:
+                left = left[self._out.write(left) :]
+        except OSError as error:
+            self.trouble = error
+            raise
+        return total
+
+    def flush(self) -> None:
+        """Nothing is kept back."""
 
 
 def _settle(folder: Path) -> None:

@@ -202,6 +202,24 @@ def export(place: Place, run: Path, out: Path | None, install: bool, fp16: bool,
         click.echo(line)
 
 
+@program.command(
+    epilog="\b\nExamples:\n  music-reclass-train convert mn04 --out models/mn04\n"
+    "  music-reclass-train convert ~/Downloads/mn10_as_mAP_471.pt --out models/mn10"
+)
+@click.argument("checkpoint")
+@click.option(
+    "--name", help="Which network of `music-reclass models pull --list` it is, where its names do not say so."
+)
+@click.option("--out", required=True, type=FOLDER, help="Folder of the bundle; one that `convert` made is replaced.")
+@click.pass_obj
+def convert(place: Place, checkpoint: str, name: str | None, out: Path) -> None:
+    """Turn a published AudioSet network into a bundle that hears AudioSet's own music genres, without training."""
+    from trainer.convert import convert_named
+
+    convert_named(checkpoint, name, out, place.models, place.taxonomy)
+    click.echo(f"{out}: written")
+
+
 @program.command(epilog="\b\nExample:\n  music-reclass-train report runs/first")
 @click.argument("run", type=EXISTING)
 def report(run: Path) -> None:

@@ -21,7 +21,7 @@ class Origin:
     untouched backbone would call each judged track, None where there is none to compare with."""
 
     plan: Plan
-    start: Path | None
+    start: str | None
     id: str
     folds: int
     calibration: Calibration
@@ -33,6 +33,11 @@ class Origin:
         if self.folds > 1:
             return f"tracks of artists that the judging model never heard (cross-validation in {self.folds} folds)"
         return "validation tracks, of artists that the model never heard; they chose epoch, temperature and thresholds"
+
+    @property
+    def began_with(self) -> str:
+        """The checkpoint's name, without the way to it; empty for random weights."""
+        return Path(self.start).name if self.start else ""
 
     def learnt(self, data: DataSet) -> DataSet:
         """The part of the set that the final model learnt from."""
@@ -59,7 +64,7 @@ def description(found: Findings, data: DataSet, origin: Origin) -> dict[str, Any
         },
         "provenance": {
             "trainer": "music-reclass-train fit",
-            "start": origin.start.name if origin.start else None,
+            "start": origin.began_with or None,
             "plan": {name: value for name, value in origin.plan.as_dict().items() if name != "checkpoint"},
         },
     }
@@ -69,7 +74,7 @@ def card(found: Findings, data: DataSet, origin: Origin) -> str:
     """The model card in Markdown."""
     low, high = found.accuracy.interval
     beaten = "".join(f" {rival.name.capitalize()} gets {rival.rival:.1%} of the same tracks." for rival in found.rivals)
-    start = f"from `{origin.start.name}`" if origin.start else "from random weights"
+    start = f"from `{origin.began_with}`" if origin.start else "from random weights"
     rows = [
         f"| {row.score.genre} | {row.score.precision:.0%} | {row.score.recall:.0%} | {row.score.support} |"
         for row in found.rows

@@ -54,15 +54,18 @@ PROBE_NAME = "a linear head on the untouched network"
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What a run is to do. `start` is the checkpoint's file or folder, None for random weights; `aim` is the share of
-    tags that is to be right. `crosswise` trains one model per fold besides the last one, which costs as many times the
-    time and judges on every track; else the validation tracks judge."""
+    """What a run is to do.
+
+    `start` is the checkpoint's file, folder or published id, None for random weights; `aim` is the share of tags that
+    is to be right. `crosswise` trains one model per fold besides the last one, which costs as many times the time and
+    judges on every track; else the validation tracks judge.
+    """
 
     data: Path
     run: Path
     clips: Path
     plan: Plan
-    start: Path | None
+    start: str | None
     id: str
     crosswise: bool = True
     aim: float = 0.9
@@ -115,14 +118,13 @@ def read_job(run: Path) -> Job:
     data = Path(facts["data"])
     if fingerprint(data) != facts["fingerprint"]:
         raise ConfigError(str(run), [f"{data} has changed since this run began: begin a new one with `fit`"])
-    start = facts["start"]
     plan = Plan("").with_changes(facts["plan"])
     return Job(
         data,
         run,
         Path(facts["clips"]),
         plan,
-        Path(start) if start else None,
+        facts["start"],
         facts["id"],
         facts["crosswise"],
         facts["aim"],
@@ -148,6 +150,8 @@ def fit(job: Job, telling: Telling, deadline: Callable[[], bool] = lambda: False
     evaluations: list[Evaluation] = []
     untouched: rounds.Known = {}
     for one in rounds.plan_rounds(tracks, job.crosswise):
+        if deadline():
+            return None
         telling.say(
             f"{one.name}: learns from {len(one.learns)} tracks"
             + (f", judged on {len(one.judged)}" if one.judged else "")
@@ -184,7 +188,7 @@ def _facts(job: Job) -> dict[str, Any]:
         "data": str(job.data.resolve()),
         "fingerprint": fingerprint(job.data),
         "clips": str(job.clips.resolve()),
-        "start": str(job.start.resolve()) if job.start else None,
+        "start": job.start,
         "crosswise": job.crosswise,
         "aim": job.aim,
         "taxonomy_hash": job.taxonomy_hash,

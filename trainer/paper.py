@@ -96,7 +96,7 @@ def _facts(job: Job, result: Result) -> dict[str, str]:
     tracks = result.data.of(Split.TRAIN, Split.VALID)
     return {
         "network": job.plan.backbone,
-        "started from": job.start.name if job.start else "random weights",
+        "started from": result.origin.began_with or "random weights",
         "learnt": {"head": "the head only", "partial": f"the last {job.plan.unfrozen} stages and the head"}.get(
             job.plan.depth.value, "everything"
         ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -22,6 +23,9 @@ from trainer.progress import Observer, Telling
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 RANDOM = "random"
+
+# An id on Hugging Face: transformers looks it up in its cache, and fetches it where the owner lets it.
+_PUBLISHED = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 class Place:
@@ -58,7 +62,7 @@ class Place:
 
     def plan(
         self, recipe: str | None, backbone: str | None, start: str | None, settings: Iterable[str]
-    ) -> tuple[Plan, Path | None]:
+    ) -> tuple[Plan, str | None]:
         """The plan by recipe, config and command line, each outranking the one before, and the checkpoint it names.
 
         Raises:
@@ -76,7 +80,12 @@ class Place:
         plan = base.with_changes(changes)
         if plan.checkpoint in {None, RANDOM}:
             return plan, None
-        return plan, find(str(plan.checkpoint), self.models)
+        try:
+            return plan, str(find(str(plan.checkpoint), self.models).resolve())
+        except ConfigError:
+            if plan.backbone.startswith("ast") and _PUBLISHED.fullmatch(str(plan.checkpoint)):
+                return plan, str(plan.checkpoint)
+            raise
 
     def is_main_process(self) -> bool:
         """Whether this is the one process that speaks and writes, under `accelerate launch`."""

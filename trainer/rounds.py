@@ -80,7 +80,7 @@ def take(
     one: Round,
     labels: Sequence[str],
     plan: Plan,
-    start: Path | None,
+    start: str | None,
     store: ClipStore,
     folder: Path,
     untouched: Known,

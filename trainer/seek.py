@@ -18,7 +18,7 @@ from trainer.plan import Plan
 from trainer.progress import Telling
 
 
-def seek_rate(data: Path, out: Path, clips: Path, plan: Plan, start: Path | None, telling: Telling) -> list[str]:
+def seek_rate(data: Path, out: Path, clips: Path, plan: Plan, start: str | None, telling: Telling) -> list[str]:
     """Sweep the learning rate over the set's tracks; `out` then holds a plot and a table. Returns what to tell.
 
     Raises:

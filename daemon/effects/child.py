@@ -1,4 +1,4 @@
-"""Runs a module of ours in a process of its own that may crash, hang or eat memory: the only module with subprocess.
+"""Runs a module of ours in a process of its own that may crash, hang or eat memory.
 
 Owns the process, its limits and the exchange with it; knows nothing of what is asked. Both sides are here: `Child`
 asks, `serve` answers. What comes back is a JSON object and bytes, checked for size and never unpickled: a file that

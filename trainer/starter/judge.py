@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from trainer.backbones.compact import Committee
-from trainer.starter.rows import Clips
 from trainer.head import Head, fit_head
+from trainer.starter.rows import Clips
 
 Array = NDArray[np.float32]
 
