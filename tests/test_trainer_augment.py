@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainer.augment import SNR_DB, disturb, mask, mix
+from trainer.learning.augment import SNR_DB, disturb, mask, mix
 from trainer.plan import Plan
 
 CALM = Plan("mobilenet", gain_db=0.0, noise_share=0.0, masks=0, mixup=0.0)

@@ -22,7 +22,7 @@ from trainer.backbones.ast import Ast
 from trainer.backbones.compact import Committee, Compact, load_compact
 from trainer.backbones.contract import Backbone
 from trainer.backbones.mobilenet import MobileNet, load_mobilenet
-from trainer.export import write_graph
+from trainer.shipping.export import write_graph
 
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 

@@ -18,9 +18,9 @@ from make_audio import encode, make, waveform
 from torch.utils.data import DataLoader
 
 from daemon.core import audio, segments
-from trainer.batches import BalancedSampler, Crops, quotas
-from trainer.clips import ClipStore, as_float
-from trainer.manifest import Track
+from trainer.learning.batches import BalancedSampler, Crops, quotas
+from trainer.tracks.clips import ClipStore, as_float
+from trainer.tracks.manifest import Track
 
 RATE = 8000
 CHECKOUT = Path(__file__).parents[1]
@@ -135,6 +135,19 @@ class TestSampler:
     def test_without_balance_draws_every_track_once(self) -> None:
         assert sorted(index for index, _ in BalancedSampler(TARGETS, 5, 0.0, seed=1)) == list(range(len(TARGETS)))
 
+    def test_prolific_artists_are_drawn_less_often_and_nobody_is_left_out_for_long(self) -> None:
+        importance = [0.25] * 8 + [1.0, 1.0]
+        sampler = BalancedSampler([0] * 10, 1, 0.0, seed=1, importance=importance)
+        drawn: Counter[int] = Counter()
+        for epoch in range(40):
+            sampler.set_epoch(epoch)
+            once = Counter(index for index, _ in sampler)
+            assert sum(once.values()) == 10
+            # Two shares of four each for the last two tracks: 2.5 draws an epoch, rounded.
+            assert all(once[index] in {2, 3} for index in (8, 9))
+            drawn += once
+        assert all(abs(drawn[index] - 40 * 10 * importance[index] / 4.0) <= 12 for index in range(10))
+
     def test_draws_no_track_again_before_all_others_of_its_genre(self) -> None:
         sampler = BalancedSampler(TARGETS, 5, 1.0, seed=1)
         for epoch in range(5):
@@ -193,9 +206,9 @@ from pathlib import Path
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
 from daemon.core import audio
-from trainer.batches import BalancedSampler, Crops
-from trainer.clips import ClipStore
-from trainer.manifest import Track
+from trainer.learning.batches import BalancedSampler, Crops
+from trainer.tracks.clips import ClipStore
+from trainer.tracks.manifest import Track
 
 folder = Path(sys.argv[1])
 tracks = [Track(path, "rock", audio_id=audio.audio_id(path)) for path in sorted(folder.glob("*.flac"))]

@@ -20,14 +20,14 @@ from torch import Tensor
 
 from daemon.core import audio
 from trainer.backbones.contract import Backbone
-from trainer.batches import Crops
-from trainer.board import POINTS, Board
-from trainer.clips import ClipStore
-from trainer.examples import examples
-from trainer.manifest import Track
+from trainer.learning.batches import Crops
+from trainer.learning.examples import examples
 from trainer.plan import CPU
 from trainer.progress import Epoch, Outcome, Start, Step, Stopped
-from trainer.telling import Bar, Events
+from trainer.telling.board import POINTS, Board
+from trainer.telling.live import Bar, Events
+from trainer.tracks.clips import ClipStore
+from trainer.tracks.manifest import Track
 
 LABELS = ("classical", "日本のロック", "$1 & $2 | [jazz]")
 START = Start(step=0, steps=40, epochs=4, tracks=90, device="cpu", processes=1, trainable=100_000, parameters=1_500_000)

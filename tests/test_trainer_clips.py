@@ -20,9 +20,9 @@ from make_audio import encode, make, waveform
 from daemon.core import audio, segments
 from daemon.core.audio import Sound
 from daemon.core.errors import BadFile, TryLater
-from trainer.clips import ClipStore, as_float
-from trainer.crew import in_processes
-from trainer.manifest import LeftOut, Track
+from trainer.tracks.clips import ClipStore, as_float
+from trainer.tracks.crew import in_processes
+from trainer.tracks.manifest import LeftOut, Track
 
 DATA = os.environ.get("MUSIC_RECLASS_DATA")
 needs_data = pytest.mark.skipif(DATA is None, reason="MUSIC_RECLASS_DATA is unset: no tracks to hear")
@@ -249,7 +249,8 @@ class TestDamage:
         script = tmp_path / "run.py"
         script.write_text(
             "import sys\nfrom pathlib import Path\nsys.path.insert(0, sys.argv[2])\n"
-            "from daemon.core import audio\nfrom trainer.clips import ClipStore\nfrom trainer.manifest import Track\n"
+            "from daemon.core import audio\nfrom trainer.tracks.clips import ClipStore\n"
+            "from trainer.tracks.manifest import Track\n"
             "if __name__ == '__main__':\n"
             "    folder = Path(sys.argv[1])\n"
             "    tracks = [Track(p, 'rock', audio_id=audio.audio_id(p)) for p in sorted(folder.glob('*.flac'))]\n"

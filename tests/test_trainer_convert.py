@@ -21,11 +21,11 @@ from daemon.core.inference import Encoder, Ensemble, head_logits
 from daemon.core.records import Device, Precision
 from daemon.core.segments import tiled
 from daemon.core.taxonomy import STARTER_GENRES, Genre, Taxonomy
-from trainer import audioset, checkpoints
-from trainer.audioset import GENRES, SUBGENRES, labels_for
 from trainer.backbones.contract import Backbone
 from trainer.backbones.mobilenet import MobileNet, load_mobilenet
-from trainer.convert import convert, convert_named
+from trainer.shipping import audioset, checkpoints
+from trainer.shipping.audioset import GENRES, SUBGENRES, labels_for
+from trainer.shipping.convert import convert, convert_named
 
 STARTER = Taxonomy(STARTER_GENRES)
 MN04 = catalogue.find("mn04")

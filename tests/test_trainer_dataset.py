@@ -23,13 +23,13 @@ from daemon.core.errors import ConfigError, TryLater
 from daemon.core.ledger import ChangeKind, ChangeState, Ledger
 from daemon.core.ledger_view import LedgerView, Unconfirmed
 from daemon.core.taxonomy import STARTER_GENRES, Genre, Taxonomy
-from trainer import manifest
-from trainer.dataset import Settings, build, doubts
-from trainer.importers import folders, ledger, table, tags
-from trainer.importers.claim import Claim, Source
-from trainer.manifest import NO_FOLD, DataSet, Split
-from trainer.seen import NAME as SEEN
-from trainer.summary import summary
+from trainer.tracks import manifest
+from trainer.tracks.dataset import Settings, build, doubts
+from trainer.tracks.importers import folders, ledger, table, tags
+from trainer.tracks.importers.claim import Claim, Source
+from trainer.tracks.manifest import NO_FOLD, DataSet, Split
+from trainer.tracks.seen import NAME as SEEN
+from trainer.tracks.summary import summary
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 DATA = os.environ.get("MUSIC_RECLASS_DATA")
@@ -471,8 +471,8 @@ def test_a_folder_that_cannot_be_written_is_named(music: Path, tmp_path: Path) -
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from trainer.dataset import Settings, build
-from trainer.importers import folders
+from trainer.tracks.dataset import Settings, build
+from trainer.tracks.importers import folders
 
 def stop(done, of):
     if done == of:

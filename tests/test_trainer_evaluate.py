@@ -22,8 +22,8 @@ from daemon.core.taxonomy import Genre, Taxonomy
 from daemon.pipeline import Judge
 from daemon.reading import Reader
 from daemon.rules import policy
-from trainer.evaluate import ARRAYS, FACTS, Evaluation, Hearing, evaluate, join, served_rule
-from trainer.manifest import LeftOut, Split, Track
+from trainer.judging.evaluate import ARRAYS, FACTS, Evaluation, Hearing, evaluate, join, served_rule
+from trainer.tracks.manifest import LeftOut, Split, Track
 from trainer.writing import write_whole
 
 MERGED = """

@@ -15,8 +15,8 @@ from make_audio import SAMPLE_RATE_HZ, encode, make, tag
 
 from daemon.core.audio import audio_id
 from daemon.core.tagtext import Tags
-from trainer.examine import Examined, examine
-from trainer.seen import NAME, Seen, known_states
+from trainer.tracks.examine import Examined, examine
+from trainer.tracks.seen import NAME, Seen, known_states
 
 
 def unruly(path: str) -> dict[str, Any]:

@@ -26,18 +26,21 @@ from torch import Tensor, nn
 
 from daemon.core import bundle
 from daemon.core.audio import Sound
-from daemon.core.errors import BundleError, TryLater
+from daemon.core.errors import BadFile, BundleError, TryLater
 from daemon.core.inference import Ensemble, Heard
 from daemon.core.records import Device, Precision
-from trainer.backbones.ast import Ast
+from trainer.backbones.ast import Ast, Scale
+from trainer.backbones.compact import Committee, Compact
 from trainer.backbones.contract import Backbone
-from trainer.classifier import Classifier
-from trainer.draft import drafted
-from trainer.export import WEIGHTS, Contents, Extra, Part, export
+from trainer.backbones.mobilenet import MobileNet
 from trainer.frontends import LogMel, MelSettings
-from trainer.graph import check_parity, cut, embedding_of, golden_waveform, join, write_graph
 from trainer.head import Head
-from trainer.variants import Made, Trial, is_recommended, measure_loss
+from trainer.learning.classifier import Classifier
+from trainer.shipping import plain, variants
+from trainer.shipping.draft import drafted
+from trainer.shipping.export import WEIGHTS, Contents, Extra, Part, export
+from trainer.shipping.graph import check_parity, cut, embedding_of, golden_waveform, join, write_graph
+from trainer.shipping.variants import Made, Trial, is_recommended, measure_loss
 
 Array = NDArray[np.float32]
 
@@ -275,7 +278,7 @@ def test_two_folders_change_places_or_neither(tmp_path: Path, monkeypatch: pytes
     """Also where the file system cannot exchange two names."""
     for exchange in (True, False):
         if not exchange:
-            monkeypatch.setattr("trainer.draft._exchange", lambda one, other: False)
+            monkeypatch.setattr("trainer.shipping.draft._exchange", lambda one, other: False)
         with drafted(tmp_path / "new") as draft:
             (draft / f"{exchange}").write_text("whole")
         assert left_in(tmp_path) == ["new"]
@@ -454,6 +457,7 @@ def test_a_transformer_is_quantised_as_it_runs(tmp_path: Path) -> None:
     assert [(variant.precision, variant.left_out) for variant in made] == [(each, "") for each in PRECISIONS]
     assert "MatMulInteger" in kinds(tmp_path / "ast", "small.int8.onnx")
     assert "MatMulInteger" not in kinds(tmp_path / "ast", "small.onnx")
+    assert [variant.measured["calibration_tracks"] for variant in made] == [0, 0]
     assert all(variant.measured["distance"] < 0.2 for variant in made)
 
 
@@ -551,3 +555,47 @@ def test_the_weights_for_torch_say_what_the_bundle_says(everything: Everything) 
     with torch.inference_mode():
         logits = classifier.eval()(classifier.backbone.front(torch.from_numpy(golden.waveform)))
     np.testing.assert_allclose(logits.numpy(), golden.logits, atol=1e-4)
+
+
+def networks() -> dict[str, Backbone]:
+    """One of each network, of other sizes than it has by default."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    return {
+        "ast": Ast(Ast.random(**sizes, max_length=64, num_labels=5).model, Scale(-3.0, 2.0)),
+        "compact": Compact(8, 16),
+        "committee": Committee([Compact(8, 16), Compact(16, 8)]),
+        "mobilenet": MobileNet(0.2, 7),
+    }
+
+
+@pytest.mark.parametrize("name", ["ast", "compact", "committee", "mobilenet"])
+def test_every_network_comes_back_from_its_weights(name: str, tmp_path: Path) -> None:
+    encoder = networks()[name].eval()
+    sound = real_sound(encoder.sample_rate_hz, 1.0, tracks=2)
+    embedding = embedding_of(encoder, sound)
+    head = Head(np.ones((3, encoder.embedding_dim), np.float32), np.float32([1, 2, 3]))
+    plain.save(tmp_path / WEIGHTS, name, encoder, head, LABELS, 1.0, 1.5)
+    model = plain.load(tmp_path / WEIGHTS)
+    with torch.inference_mode():
+        logits = model(model.backbone.front(torch.from_numpy(sound)))
+    assert model.labels == LABELS
+    np.testing.assert_allclose(logits.numpy(), head.logits(embedding), atol=1e-5)
+
+
+@pytest.mark.parametrize("content", [b"", b"text", None])
+def test_a_file_of_something_else_is_no_model(tmp_path: Path, content: bytes | None) -> None:
+    if content is None:
+        torch.save({"state_dict": {"weight": torch.zeros(3)}, "labels": [], "backbone": "x"}, tmp_path / "other.pth")
+    else:
+        (tmp_path / "other.pth").write_bytes(content)
+    with pytest.raises(BadFile, match=r"other\.pth: is no model that this program wrote for torch"):
+        plain.load(tmp_path / "other.pth")
+
+
+# Nothing is reported
+
+
+def test_onnx_runtime_is_told_to_report_nothing_before_it_is_loaded() -> None:
+    source = Path(variants.__file__).read_text(encoding="utf-8")
+    assert 0 < source.index("from daemon.core import inference") < source.index("import onnxruntime")

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from daemon.core.decide import Rule, softmax
 from daemon.core.errors import ConfigError
-from trainer import metrics
-from trainer.calibrate import (
+from trainer.judging import metrics
+from trainer.judging.calibrate import (
     LEAST,
     Kind,
     artist_weights,
@@ -22,11 +22,11 @@ from trainer.calibrate import (
     genre_thresholds,
     held_out_folds,
 )
-from trainer.crosswise import crosswise
-from trainer.evaluate import Evaluation, Hearing
-from trainer.findings import Rival, find
-from trainer.manifest import Track
-from trainer.suspects import doubts, suspects
+from trainer.judging.crosswise import crosswise
+from trainer.judging.evaluate import Evaluation, Hearing
+from trainer.judging.findings import Rival, find
+from trainer.judging.suspects import doubts, suspects
+from trainer.tracks.manifest import Track
 
 Array = NDArray[np.float64]
 Labels = NDArray[np.int64]

@@ -185,7 +185,7 @@ def test_a_full_disk_is_said_and_leaves_nothing_half_written(config: Path, data:
 
 
 def test_rounds_share_no_track_between_learning_and_judging(data: Path) -> None:
-    from trainer import manifest
+    from trainer.tracks import manifest
 
     tracks = [track for track in manifest.read(data).tracks if track.fold >= 0]
     rounds = plan_rounds(tracks, crosswise=True)
@@ -223,7 +223,7 @@ def test_real_tracks_are_heard_by_the_bundle_as_its_evaluation_says(config: Path
     done = run(config, "fit", "--data", tmp_path / "data", "--run", tmp_path / "run", "--start", weights)
     right = float(done.stdout.split("accuracy ")[1].split("%")[0])
     assert right > 80.0
-    from trainer.evaluate import Evaluation
+    from trainer.judging.evaluate import Evaluation
 
     judged = Evaluation.load(tmp_path / "run" / "evaluation")
     fold = judged.heard[0].track.fold

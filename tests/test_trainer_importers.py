@@ -14,10 +14,10 @@ from daemon.core.ledger_view import LedgerView
 from daemon.core.records import FileState
 from daemon.core.taxonomy import Genre, Taxonomy
 from daemon.effects.tags import AUDIO_SUFFIXES
-from trainer.importers import folders, ledger, table, tags
-from trainer.importers.claim import Claim, Source
-from trainer.importers.walk import MUSIC_SUFFIXES
-from trainer.manifest import NO_FOLD, Track
+from trainer.tracks.importers import folders, ledger, table, tags
+from trainer.tracks.importers.claim import Claim, Source
+from trainer.tracks.importers.walk import MUSIC_SUFFIXES
+from trainer.tracks.manifest import NO_FOLD, Track
 
 SOUND = "a1" * 32
 TAXONOMY = Taxonomy([Genre("jazz", ("ジャズ",), folder="01 Jazz"), Genre("hip hop")])

@@ -13,10 +13,10 @@ from tiny_training import LABELS, PLAN, Setup, Tiny, make_setup, new_classifier,
 from torch import Tensor
 
 from daemon.core.errors import ConfigError, FileTrouble
-from trainer.classifier import Classifier
-from trainer.lr_finder import Sweep, _read, find_rate, plot
+from trainer.learning.classifier import Classifier
+from trainer.learning.lr_finder import Sweep, _read, find_rate, plot
+from trainer.learning.train import train
 from trainer.plan import Depth, Plan
-from trainer.train import train
 
 PLAINLY: dict[str, Any] = {"mixup": 0.0, "smoothing": 0.0, "clip_norm": 1e9}
 HEAD_ONLY = PLAN.with_changes({**PLAINLY, "depth": Depth.HEAD, "head_rate": 1e-3})

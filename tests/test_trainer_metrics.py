@@ -9,9 +9,9 @@ import pytest
 from numpy.typing import NDArray
 
 from daemon.core.decide import softmax
-from trainer import metrics
-from trainer.calibrate import artist_weights, choose_threshold, fit_temperature
 from trainer.head import fit_head
+from trainer.judging import metrics
+from trainer.judging.calibrate import artist_weights, choose_threshold, fit_temperature
 
 PROBABILITIES = np.array([[0.9, 0.1], [0.6, 0.4], [0.3, 0.7], [0.55, 0.45]])
 LABELS = np.array([0, 1, 1, 0])

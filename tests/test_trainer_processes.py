@@ -15,8 +15,8 @@ import tiny_training
 import torch
 from tiny_training import PLAN, Witness, make_setup, new_classifier, same, weights
 
-from trainer import checkpoint
-from trainer.train import train
+from trainer.learning import checkpoint
+from trainer.learning.train import train
 
 pytestmark = pytest.mark.slow
 

@@ -18,17 +18,17 @@ import pytest
 from daemon.core.decide import Rule
 from daemon.core.errors import ConfigError, FileTrouble
 from daemon.core.records import Device
-from trainer import sentences
-from trainer.calibrate import artist_weights, calibrate, held_out_folds
-from trainer.chapters import MOST_ROWS, Extras, Variant
-from trainer.crosswise import crosswise
-from trainer.evaluate import Evaluation, Hearing, evaluate
-from trainer.findings import Findings, Rival, Share, find
-from trainer.fonts import lettering
-from trainer.manifest import LeftOut, Track
+from trainer.judging.calibrate import artist_weights, calibrate, held_out_folds
+from trainer.judging.crosswise import crosswise
+from trainer.judging.evaluate import Evaluation, Hearing, evaluate
+from trainer.judging.findings import Findings, Rival, Share, find
+from trainer.judging.suspects import Suspect, suspects
 from trainer.progress import Outcome, Stopped
-from trainer.report import PAGE, SUSPECTS, TEXT, legible, markdown, write_report
-from trainer.suspects import Suspect, suspects
+from trainer.telling import sentences
+from trainer.telling.chapters import MOST_ROWS, Extras, Variant
+from trainer.telling.fonts import lettering
+from trainer.telling.report import PAGE, SUSPECTS, TEXT, legible, markdown, write_report
+from trainer.tracks.manifest import LeftOut, Track
 
 HOSTILE = '<script>alert("1")</script> & $x$ | `a` *b* [c](http://d) _e_'
 

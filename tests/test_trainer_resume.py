@@ -21,10 +21,10 @@ from tiny_training import PLAN, Setup, Witness, make_setup, new_classifier, same
 from torch import Tensor
 
 from daemon.core.errors import BadFile, ConfigError, FileTrouble
-from trainer import checkpoint
+from trainer.learning import checkpoint
+from trainer.learning.train import never, train
 from trainer.plan import Averaging, Plan
 from trainer.progress import Outcome, Step, Stopped
-from trainer.train import never, train
 
 FACTS: dict[str, Any] = {"plan": {"rate": 0.5, "seed": 1}, "labels": ["a", "b"], "tracks": "0f", "processes": 1}
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.manifest import NO_FOLD, Split
-from trainer.split import Member, Place, Shares, deal, groups_of, keys_of, main_artist
+from trainer.tracks.manifest import NO_FOLD, Split
+from trainer.tracks.split import Member, Place, Shares, deal, groups_of, keys_of, main_artist
 
 GENRES = ("jazz", "pop", "rock")
 TRAINED = (Split.TRAIN, Split.VALID)

@@ -18,18 +18,18 @@ from torch.nn import functional
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from daemon.core.errors import ConfigError
-from trainer import checkpoint
-from trainer.augment import mask, mix
-from trainer.averaging import Statistics, renew
-from trainer.batches import BalancedSampler
-from trainer.classifier import Classifier
-from trainer.feed import Stream, plain, sampler_for
-from trainer.pace import Pace
+from trainer.learning import checkpoint
+from trainer.learning.augment import mask, mix
+from trainer.learning.averaging import Statistics, renew
+from trainer.learning.batches import BalancedSampler
+from trainer.learning.classifier import Classifier
+from trainer.learning.feed import Stream, plain, sampler_for
+from trainer.learning.pace import Pace
+from trainer.learning.rates import freeze, parameter_groups, share_of_peak
+from trainer.learning.train import MOST_UNSOUND, STATISTICS_CROPS, loss_of, train
+from trainer.learning.validate import judge
 from trainer.plan import Averaging, Depth, Precision
 from trainer.progress import Epoch, Step, Stopped
-from trainer.rates import freeze, parameter_groups, share_of_peak
-from trainer.train import MOST_UNSOUND, STATISTICS_CROPS, loss_of, train
-from trainer.validate import judge
 
 CPU = torch.device("cpu")
 PLAINLY = {"mixup": 0.0, "smoothing": 0.0, "masks": 0, "gain_db": 0.0, "noise_share": 0.0}

@@ -23,14 +23,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trainer.backbones.contract import Backbone
-from trainer.batches import Crops
-from trainer.classifier import Classifier
-from trainer.clips import ClipStore
 from trainer.frontends import LogMel, MelSettings
-from trainer.manifest import Track
+from trainer.learning.batches import Crops
+from trainer.learning.classifier import Classifier
+from trainer.learning.train import Validation, train
 from trainer.plan import Averaging, Plan
 from trainer.progress import Epoch, Outcome, Start, Step
-from trainer.train import Validation, train
+from trainer.tracks.clips import ClipStore
+from trainer.tracks.manifest import Track
 
 LABELS = ("low", "high", "hiss")
 RATE_HZ = 8000
@@ -182,7 +182,7 @@ def main(folder: Path, run: Path, told: dict[str, Any]) -> None:
     `told` may hold changes to the `plan`, `resume`, `checkpoint_s`, the step to be killed after (`kill_after`), and how
     many steps the first process has time for (`stop_after`; the others have all the time there is).
     """
-    from trainer.devices import processes
+    from trainer.learning.devices import processes
 
     torch.set_num_threads(1)
     state = processes()

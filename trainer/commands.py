@@ -64,7 +64,7 @@ def program(context: click.Context, config_file: Path | None) -> None:
 @click.option("--workers", type=click.IntRange(0), default=os.cpu_count() or 1, show_default="all cores")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.pass_obj
-def dataset(place: Place, **options: Any) -> None:
+def dataset(place: Place, /, **options: Any) -> None:
     """Gather labelled tracks from folders, tags, tables and the ledger into one data set."""
     from trainer.gather import gather
 
@@ -104,11 +104,11 @@ def _plan_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--minutes", type=click.FloatRange(0.01), help="Stop after so many; `resume` goes on.")
 @click.pass_obj
 def fit(
-    place: Place, data: Path, run: Path, crosswise: bool | None, name: str | None, minutes: float | None, **plan: Any
+    place: Place, /, data: Path, run: Path, crosswise: bool | None, name: str | None, minutes: float | None, **plan: Any
 ) -> None:
     """Train, judge and calibrate; RUN/bundle then holds a bundle that serves, RUN/report says how good it is."""
     from trainer import fit as fitting
-    from trainer import manifest
+    from trainer.tracks import manifest
 
     if crosswise is None:
         crosswise = len(manifest.read(data).tracks) < CROSSWISE_TRACKS
@@ -159,7 +159,7 @@ def _run(place: Place, job: Job, minutes: float | None) -> None:
 @click.option("--out", required=True, type=FOLDER, help="Where plot and table go.")
 @_plan_options
 @click.pass_obj
-def lr_find(place: Place, data: Path, out: Path, **plan: Any) -> None:
+def lr_find(place: Place, /, data: Path, out: Path, **plan: Any) -> None:
     """Try learning rates from tiny to too large, draw the loss, and suggest one."""
     from trainer.seek import seek_rate
 
@@ -214,7 +214,7 @@ def export(place: Place, run: Path, out: Path | None, install: bool, fp16: bool,
 @click.pass_obj
 def convert(place: Place, checkpoint: str, name: str | None, out: Path) -> None:
     """Turn a published AudioSet network into a bundle that hears AudioSet's own music genres, without training."""
-    from trainer.convert import convert_named
+    from trainer.shipping.convert import convert_named
 
     convert_named(checkpoint, name, out, place.models, place.taxonomy)
     click.echo(f"{out}: written")

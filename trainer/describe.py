@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer.calibrate import Calibration
-from trainer.findings import Findings
-from trainer.manifest import DataSet, Split
+from trainer.judging.calibrate import Calibration
+from trainer.judging.findings import Findings
 from trainer.plan import Plan
+from trainer.tracks.manifest import DataSet, Split
 
 
 @dataclass(frozen=True, slots=True)

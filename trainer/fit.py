@@ -24,19 +24,21 @@ from accelerate import PartialState
 from numpy.typing import NDArray
 
 from daemon.core.errors import ConfigError
-from trainer import calibrate, manifest, rounds
+from trainer import rounds
 from trainer.backbones import build
-from trainer.clips import ClipStore
-from trainer.crosswise import crosswise
 from trainer.describe import Origin, card, description
-from trainer.evaluate import Evaluation, evaluate, join
-from trainer.export import Contents, Part, export
-from trainer.findings import Rival, find
 from trainer.head import fit_head
-from trainer.manifest import DataSet, LeftOut, Split, Track
+from trainer.judging import calibrate
+from trainer.judging.crosswise import crosswise
+from trainer.judging.evaluate import Evaluation, evaluate, join
+from trainer.judging.findings import Rival, find
 from trainer.plan import Plan
 from trainer.progress import Telling
 from trainer.rounds import Round, Trained
+from trainer.shipping.export import Contents, Part, export
+from trainer.tracks import manifest
+from trainer.tracks.clips import ClipStore
+from trainer.tracks.manifest import DataSet, LeftOut, Split, Track
 from trainer.writing import write_whole
 
 Array = NDArray[np.float32]

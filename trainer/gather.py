@@ -10,11 +10,11 @@ from rich.console import Console
 
 from daemon.core.errors import ConfigError
 from daemon.core.ledger_view import LedgerView, Unconfirmed
-from trainer.dataset import Settings, build
-from trainer.importers import folders, ledger, table, tags
-from trainer.importers.claim import Claim
 from trainer.place import Place
-from trainer.summary import show
+from trainer.tracks.dataset import Settings, build
+from trainer.tracks.importers import folders, ledger, table, tags
+from trainer.tracks.importers.claim import Claim
+from trainer.tracks.summary import show
 
 
 def gather(

@@ -5,17 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from daemon.core.errors import ConfigError
-from trainer import manifest, rounds
-from trainer.chapters import Extras
-from trainer.crosswise import crosswise
-from trainer.evaluate import evaluate
-from trainer.findings import find
+from trainer import rounds
 from trainer.fit import BUNDLE, EVALUATION, Job, Result, load_result, read_job, rivals
-from trainer.manifest import Split
+from trainer.judging.crosswise import crosswise
+from trainer.judging.evaluate import evaluate
+from trainer.judging.findings import find
+from trainer.judging.suspects import suspects
 from trainer.progress import Outcome, Stopped, Telling
-from trainer.report import write_report
-from trainer.sentences import headline, standfirst
-from trainer.suspects import suspects
+from trainer.telling.chapters import Extras
+from trainer.telling.report import write_report
+from trainer.telling.sentences import headline, standfirst
+from trainer.tracks import manifest
+from trainer.tracks.manifest import Split
 
 REPORT = "report"
 

@@ -13,13 +13,14 @@ from typing import Any
 import click
 
 from daemon.core import config as configs
+from daemon.core import log
 from daemon.core.config import Config
 from daemon.core.config_training import Recipe
 from daemon.core.errors import ConfigError
 from daemon.core.taxonomy import Taxonomy
-from trainer.checkpoints import find
 from trainer.plan import RECIPES, Plan
 from trainer.progress import Observer, Telling
+from trainer.shipping.checkpoints import find
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 RANDOM = "random"
@@ -95,14 +96,16 @@ class Place:
 
     def telling(self) -> Telling:
         """Progress for a person on a terminal, events elsewhere; nothing from the other processes."""
-        from trainer.telling import Bar, Events
+        from trainer.telling.live import Bar, Events
 
         if not self.is_main_process():
             return Telling(lambda line: None, lambda name: lambda done, total: None, lambda *names: ())
         shown = sys.stderr.isatty()
+        wanted = self.config.logging
+        log.configure(wanted.level.value, wanted.format, environment=os.environ)
 
         def observers(name: str, folder: Path, labels: Sequence[str]) -> Sequence[Observer]:
-            from trainer.board import Board
+            from trainer.telling.board import Board
 
             return (Board(folder, labels), Bar(name) if shown else Events(name))
 

@@ -6,7 +6,7 @@ import enum
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,6 +97,14 @@ class Observer(Protocol):
 
     def ended(self, outcome: Outcome) -> None:
         """Nothing more follows."""
+
+
+@runtime_checkable
+class Gallery(Protocol):
+    """An observer that shows pictures."""
+
+    def show_pictures(self, pictures: Array, names: Sequence[str], step: int) -> None:
+        """Show `pictures` [n, bands, frames], each under its name."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,18 +16,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from trainer import checkpoint
 from trainer.backbones import build
 from trainer.backbones.contract import Backbone
-from trainer.batches import Crops
-from trainer.calibrate import artist_weights
-from trainer.classifier import Classifier, embed
-from trainer.clips import ClipStore
 from trainer.head import Head, fit_head
-from trainer.manifest import Split, Track
+from trainer.judging.calibrate import artist_weights
+from trainer.learning import checkpoint
+from trainer.learning.batches import Crops
+from trainer.learning.classifier import Classifier, embed
+from trainer.learning.examples import examples
+from trainer.learning.train import Validation, train
 from trainer.plan import Depth, Plan
-from trainer.progress import Observer, Outcome, Stopped
-from trainer.train import Validation, train
+from trainer.progress import Epoch, Gallery, Observer, Outcome, Start, Step, Stopped
+from trainer.tracks.clips import ClipStore
+from trainer.tracks.manifest import Split, Track
 from trainer.writing import write_whole
 
 Array = NDArray[np.float32]
@@ -98,7 +99,7 @@ def take(
     targets = partial(_targets, labels)
     classifier = Classifier(build(plan.backbone, start), labels, plan.dropout)
     # Convolutions are about twice as fast on a CPU with their channels last.
-    classifier.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    classifier.to(memory_format=torch.channels_last)
     done = read_outcome(folder)
     if done is not None:
         classifier.load_state_dict(checkpoint.load_best(folder))
@@ -196,7 +197,30 @@ def _learn(
     if one.valid:
         heard = list(one.valid)
         valid = Validation(lambda: (windows(store, track, backbone, plan) for track in heard), targets(heard))
-    return train(classifier, crops, valid, plan, folder, observers=observers, resume=True, deadline=deadline)
+    shown = [*observers, _Examples(observers, classifier, crops, plan)]
+    return train(classifier, crops, valid, plan, folder, observers=shown, resume=True, deadline=deadline)
+
+
+class _Examples:
+    """Shows, as training begins, a few crops before and after augmentation to whoever shows pictures."""
+
+    def __init__(self, observers: Sequence[Observer], classifier: Classifier, crops: Crops, plan: Plan) -> None:
+        self._galleries = [observer for observer in observers if isinstance(observer, Gallery)]
+        self._classifier, self._crops, self._plan = classifier, crops, plan
+
+    def started(self, start: Start) -> None:
+        for gallery in self._galleries:
+            pictures, names = examples(self._classifier.backbone, self._crops, self._classifier.labels, self._plan)
+            gallery.show_pictures(pictures, names, start.step)
+
+    def stepped(self, step: Step) -> None:
+        """Nothing to show."""
+
+    def epoch_ended(self, epoch: Epoch) -> None:
+        """Nothing to show."""
+
+    def ended(self, outcome: Outcome) -> None:
+        """Nothing to show."""
 
 
 def _finish(folder: Path, head: Head, outcome: Outcome) -> None:

@@ -6,16 +6,16 @@ import os
 from pathlib import Path
 
 from daemon.core.errors import ConfigError
-from trainer import manifest
 from trainer.backbones import build
-from trainer.batches import Crops
-from trainer.classifier import Classifier
-from trainer.clips import ClipStore
 from trainer.fit import STRETCH_S
-from trainer.lr_finder import find_rate, plot
-from trainer.manifest import Split
+from trainer.learning.batches import Crops
+from trainer.learning.classifier import Classifier
+from trainer.learning.lr_finder import find_rate, plot
 from trainer.plan import Plan
 from trainer.progress import Telling
+from trainer.tracks import manifest
+from trainer.tracks.clips import ClipStore
+from trainer.tracks.manifest import Split
 
 
 def seek_rate(data: Path, out: Path, clips: Path, plan: Plan, start: str | None, telling: Telling) -> list[str]:

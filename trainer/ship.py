@@ -9,17 +9,18 @@ import numpy as np
 
 from daemon.core import bundle
 from daemon.core.errors import ConfigError
-from trainer import checkpoint, rounds
+from trainer import rounds
 from trainer.backbones import build
-from trainer.classifier import Classifier
-from trainer.clips import ClipStore
-from trainer.export import Contents, Extra, Part, export
 from trainer.fit import BUNDLE, FINAL, STRETCH_S, Job, Result, load_result, read_job
-from trainer.manifest import Split, Track
+from trainer.learning import checkpoint
+from trainer.learning.classifier import Classifier
 from trainer.paper import REPORT
 from trainer.progress import Telling
 from trainer.rounds import HEAD
-from trainer.variants import Made, Trial
+from trainer.shipping.export import Contents, Extra, Part, export
+from trainer.shipping.variants import Made, Trial
+from trainer.tracks.clips import ClipStore
+from trainer.tracks.manifest import Split, Track
 
 # Tracks on which variants are calibrated and compared: enough that one in a hundred is seen, few enough for minutes.
 TRIAL_TRACKS = 200

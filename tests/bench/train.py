@@ -48,13 +48,13 @@ from transformers.utils import logging
 
 from daemon.core.audio import audio_id
 from trainer.backbones.ast import Ast
-from trainer.batches import Crops
-from trainer.classifier import Classifier
-from trainer.clips import ClipStore
-from trainer.manifest import Track
+from trainer.learning.batches import Crops
+from trainer.learning.classifier import Classifier
+from trainer.learning.train import train
 from trainer.plan import Averaging, Plan, Precision
 from trainer.progress import Epoch, Outcome, Start, Step
-from trainer.train import train
+from trainer.tracks.clips import ClipStore
+from trainer.tracks.manifest import Track
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from make_audio import make

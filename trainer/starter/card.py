@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer import metrics
-from trainer.calibrate import choose_threshold
-from trainer.manifest import Track
-from trainer.metrics import Dared, Labels, Probabilities, Weights
+from trainer.judging import metrics
+from trainer.judging.calibrate import choose_threshold
+from trainer.judging.metrics import Dared, Labels, Probabilities, Weights
 from trainer.starter.distil import Plan
+from trainer.tracks.manifest import Track
 
 COVERAGES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 

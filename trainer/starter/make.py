@@ -22,16 +22,16 @@ from daemon.core.decide import softmax
 from daemon.core.errors import ConfigError
 from trainer.backbones.compact import Committee, Compact
 from trainer.backbones.mobilenet import MobileNet, load_mobilenet
-from trainer.calibrate import artist_weights, choose_threshold, fit_temperature
-from trainer.export import Contents, Part, export
 from trainer.frontends import COMPACT_MEL
 from trainer.head import fit_head
-from trainer.importers.table import read_manifest
-from trainer.manifest import Track
+from trainer.judging.calibrate import artist_weights, choose_threshold, fit_temperature
+from trainer.shipping.export import Contents, Part, export
 from trainer.starter.card import Findings, card, description
 from trainer.starter.distil import Plan, train
 from trainer.starter.judge import Array, Served, fit_on, out_of_fold
 from trainer.starter.rows import Clips, open_clips, prepare_clips, serve, write_recipes
+from trainer.tracks.importers.table import read_manifest
+from trainer.tracks.manifest import Track
 
 Say = Callable[[str], None]
 

@@ -26,7 +26,7 @@ from daemon.core.audio import Sound
 from daemon.core.errors import BadFile
 from trainer.backbones.mobilenet import MobileNet
 from trainer.frontends import COMPACT_MEL, LogMel
-from trainer.manifest import Track
+from trainer.tracks.manifest import Track
 
 ROW_S = 30
 TEACHER_HZ = 32000

@@ -1,0 +1,1 @@
+"""How good a bundle is: heard as the daemon hears, measured, calibrated, and which labels are in doubt."""

@@ -1,0 +1,1 @@
+"""What learns and how: classifier, batches, augmentation, the loop, checkpoints, the search for a rate."""

@@ -1,0 +1,104 @@
+"""A trained model as one file of plain tensors and values, for those who want torch and not the daemon.
+
+`load` gives the model back; whoever has torch alone reads the same with
+
+    saved = torch.load("music_classifier.pth", weights_only=True)
+
+which holds `labels` in output order, `backbone`, `sample_rate_hz`, `window_s`, `embedding_dim`, `temperature` and
+`state_dict`, whose names begin with `backbone.` and `head.`. A transformer has its `config` (the fields of
+transformers' `ASTConfig`) and `scale` (mean and standard deviation of its picture) too. Must never unpickle an object.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from daemon.core.errors import BadFile
+from trainer.backbones.compact import Committee, Compact
+from trainer.backbones.contract import Backbone
+from trainer.backbones.mobilenet import HIDDEN, MobileNet
+from trainer.head import Head
+from trainer.learning.classifier import Classifier
+
+_UNREADABLE = (OSError, RuntimeError, pickle.UnpicklingError, EOFError, AttributeError, TypeError, ValueError, KeyError)
+
+
+def save(
+    path: Path, name: str, encoder: Backbone, head: Head, labels: Sequence[str], window_s: float, temperature: float
+) -> None:
+    """Write `encoder` with its `head` to `path`.
+
+    Raises:
+        OSError: the disk is full or cannot be written.
+    """
+    state = {f"backbone.{key}": tensor.detach().cpu().contiguous() for key, tensor in encoder.state_dict().items()}
+    state |= {"head.weight": torch.from_numpy(head.weights), "head.bias": torch.from_numpy(head.bias)}
+    saved: dict[str, Any] = {
+        "backbone": name,
+        "labels": list(labels),
+        "sample_rate_hz": encoder.sample_rate_hz,
+        "window_s": window_s,
+        "embedding_dim": encoder.embedding_dim,
+        "temperature": temperature,
+        "state_dict": state,
+    }
+    config = getattr(getattr(encoder, "model", None), "config", None)
+    if config is not None:
+        saved |= {"config": config.to_dict(), "scale": list(getattr(encoder, "scale", ()))}
+    # torch's own writer makes other errors of a full disk than the system does.
+    with open(path, "wb") as file:
+        torch.save(saved, file)
+
+
+def load(path: Path) -> Classifier:
+    """The model that `save` wrote, in evaluation mode: `model(model.backbone.front(waveform))` gives the logits
+    [batch, labels] of sound [batch, samples] at `model.backbone.sample_rate_hz`.
+
+    Raises:
+        BadFile: missing, or not such a file.
+    """
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        state: dict[str, Tensor] = saved["state_dict"]
+        own = {key.removeprefix("backbone."): state[key] for key in state if key.startswith("backbone.")}
+        classifier = Classifier(_network(saved, own), saved["labels"])
+        classifier.load_state_dict(state)
+    except _UNREADABLE as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BadFile(path, f"is no model that this program wrote for torch: {reason}") from error
+    return classifier.eval()
+
+
+def _network(saved: dict[str, Any], state: dict[str, Tensor]) -> Backbone:
+    """The network that `state` belongs to; whatever its name, its weights say what it is."""
+    if "config" in saved:
+        # Importing transformers takes seconds, which nobody who loads another network should wait for.
+        from transformers import ASTConfig, ASTForAudioClassification
+
+        from trainer.backbones.ast import Ast, Scale
+
+        return Ast(ASTForAudioClassification(ASTConfig(**saved["config"])), Scale(*saved["scale"]))
+    if "classifier.2.weight" in state:
+        return MobileNet(len(state["classifier.2.weight"]) / HIDDEN, len(state["classifier.5.weight"]))
+    if "neck.weight" in state:
+        return _compact(state)
+    students = {key.split(".")[1] for key in state if key.startswith("students.")}
+    if not students:
+        raise ValueError(f"{saved['backbone']} is no network of this program")
+    return Committee(
+        [_compact({key: state[f"students.{one}.{key}"] for key in _SIZES}) for one in sorted(students, key=int)]
+    )
+
+
+_SIZES = ("trunk.1.0.weight", "neck.weight")
+
+
+def _compact(state: dict[str, Tensor]) -> Compact:
+    width, embedding_dim = (len(state[key]) for key in _SIZES)
+    return Compact(width, embedding_dim)

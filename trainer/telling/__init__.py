@@ -1,0 +1,1 @@
+"""Who is told: TensorBoard, the terminal, the log, and the report that an owner reads."""
