@@ -89,7 +89,7 @@ class Workshop:
         using = settings or self.config
         chosen = using.models
         loaded = bundle.load(models.locate(self._models_of(using), name or chosen.bundle))
-        return Ensemble(loaded, device=chosen.device, threads=chosen.threads)
+        return Ensemble(loaded, device=chosen.device, precision=chosen.precision, threads=chosen.threads)
 
     @contextlib.contextmanager
     def judge(self) -> Iterator[Judge]:
@@ -199,7 +199,9 @@ class Workshop:
 
     def _describe(self) -> dict[str, Any]:
         assert self._serving is not None, "a service is built with a bundle"
-        return {"bundle": self._serving.bundle.id, "device": self._serving.device.value}
+        serving = self._serving
+        told: dict[str, Any] = {"bundle": serving.bundle.id, "device": serving.device.value}
+        return told | ({"passed_over": serving.passed_over} if serving.passed_over else {})
 
     def _publish(self, state: dict[str, Any]) -> None:
         target = self.state_directory / "status.json"

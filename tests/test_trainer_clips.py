@@ -361,7 +361,8 @@ class TestCrashes:
     def test_stopping_early_ends_the_workers(self) -> None:
         before = set(psutil.Process().children())
         with contextlib.closing(in_processes([(str(n), n) for n in range(6)], halve, workers=1)) as results:
-            assert next(results) == ("0", 0.0)
+            # Two jobs are under way, and both may have ended when it is looked.
+            assert next(results) in {("0", 0.0), ("1", 0.5)}
         started = [child for child in psutil.Process().children() if child not in before]
         # Python keeps one process of its own to clean up after others.
         assert not [child for child in started if "resource_tracker" not in "".join(child.cmdline())]

@@ -29,10 +29,11 @@ from daemon.core.audio import Sound
 from daemon.core.errors import BadFile, BundleError, TryLater
 from daemon.core.inference import Ensemble, Heard
 from daemon.core.records import Device, Precision
+from daemon.core.segments import tiled
 from trainer.backbones.ast import Ast, Scale
 from trainer.backbones.compact import Committee, Compact
 from trainer.backbones.contract import Backbone
-from trainer.backbones.mobilenet import MobileNet
+from trainer.backbones.mobilenet import MobileNet, load_mobilenet
 from trainer.frontends import LogMel, MelSettings
 from trainer.head import Head
 from trainer.learning.classifier import Classifier
@@ -540,6 +541,26 @@ def test_an_encoder_that_only_got_another_head_is_shared(everything: Everything,
 def test_an_encoder_of_a_fixed_window_gets_a_graph_for_it_alone(everything: Everything) -> None:
     with pytest.raises(BundleError, match=r"small\.onnx: ONNX Runtime fails on it"):
         check_parity(everything.encoder, everything.folder / "small.onnx", golden_waveform(1.5, RATE_HZ))
+
+
+@pytest.mark.slow
+@pytest.mark.data
+def test_the_published_network_loses_little_on_real_tracks(data_dir: Path, tmp_path: Path) -> None:
+    encoder = load_mobilenet(data_dir / "weights" / "efficientat_mn04_as_mAP_432.pt")
+    windows = []
+    for path in sorted((data_dir / "tracks").rglob("*.opus"))[::20]:
+        with Sound(path) as sound:
+            windows.append(tiled(sound.read(5.0, encoder.window_s, encoder.sample_rate_hz), 320_000))
+    sound_of_all = np.stack(windows)
+    weights = np.random.default_rng(0).normal(size=(len(LABELS), encoder.embedding_dim)).astype(np.float32)
+    part = Part("mobilenet", encoder, Head(weights, np.zeros(3, np.float32)), encoder.window_s)
+    trial = trial_of(sound_of_all, 1)
+    made = export(contents_of(part), tmp_path / "real", sound=sound_of_all[:4], trial=trial, extras=list(Extra))
+    assert [variant.left_out for variant in made] == ["", ""]
+    half, quantised = (variant.measured for variant in made)
+    assert half["distance"] < 0.03
+    assert quantised["distance"] < 0.2
+    assert quantised["bytes"] < quantised["bytes_fp32"]
 
 
 # Weights for torch

@@ -16,8 +16,8 @@ from daemon.core.audio import Sound
 from daemon.core.errors import BadFile
 from daemon.core.inference import Ensemble
 from daemon.core.records import Device
-from trainer.commands import program as cli
 from trainer.backbones.mobilenet import MobileNet, load_mobilenet
+from trainer.commands import program as cli
 from trainer.starter.rows import serve, write_recipes
 
 DATA = os.environ.get("MUSIC_RECLASS_DATA")

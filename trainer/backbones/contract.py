@@ -15,6 +15,7 @@ class Backbone(nn.Module):
         window_s: the length of a window that it was made for; what it is served.
         embedding_dim: numbers per embedding. A linear head over it is all that training adds.
         frames_per_s: columns of `front` in a second, so that masks can be given in seconds.
+        fixed_window: whether it hears windows of one length only; the exported graph then takes no other.
         embed_batch: windows that fit into one call when many are embedded.
     """
 
@@ -23,6 +24,7 @@ class Backbone(nn.Module):
     embedding_dim: int
     frames_per_s: float
     embed_batch: int = 8
+    fixed_window: bool = False
 
     def forward(self, waveform: Tensor) -> Tensor:
         """`front`, then `embed`: the graph that is exported."""

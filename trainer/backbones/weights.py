@@ -18,7 +18,7 @@ from daemon.core.errors import BadFile
 OWN = "backbone."
 
 _UNREADABLE = (
-    *(OSError, RuntimeError, EOFError, AttributeError, TypeError, ValueError),
+    *(OSError, RuntimeError, EOFError, AttributeError, TypeError, ValueError, LookupError),
     safetensors.SafetensorError,
 )
 
@@ -38,6 +38,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise BadFile(path, "is no file of weights: it holds other things than tensors, or is damaged") from error
     except _UNREADABLE as error:
         raise BadFile(path, f"is no file of weights: {_first_line(error)}") from error
+    if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
+        # A `music_classifier.pth` of ours.
+        found = found["state_dict"]
     if not isinstance(found, dict) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
         raise BadFile(path, "is no file of weights: it holds other things than named tensors")
     own = {name.removeprefix(OWN): tensor for name, tensor in found.items() if name.startswith(OWN)}

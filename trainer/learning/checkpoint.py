@@ -14,9 +14,8 @@ import os
 import pickle
 import zipfile
 from collections.abc import Mapping
-from io import RawIOBase
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import safetensors
 import safetensors.torch
@@ -25,6 +24,7 @@ import torch
 from torch import Tensor
 
 from daemon.core.errors import BadFile, ConfigError, from_os_error
+from trainer.writing import told_plainly
 
 FORMAT_VERSION = 1
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.safetensors"
@@ -53,8 +53,8 @@ def save(run: Path, facts: Mapping[str, Any], state: Mapping[str, Any]) -> None:
         TryLater, BadFile: the disk is full or not writable; the last checkpoint is as it was.
     """
 
-    def write(out: _Watched) -> None:
-        torch.save({"format_version": FORMAT_VERSION, "facts": dict(facts), **state}, cast(BinaryIO, out))
+    def write(out: BinaryIO) -> None:
+        torch.save({"format_version": FORMAT_VERSION, "facts": dict(facts), **state}, out)
 
     _write(run / LAST, write, keep_as=run / PREVIOUS)
 
@@ -113,20 +113,16 @@ def load_best(run: Path) -> dict[str, Tensor]:
         raise BadFile(path, f"damaged: {error}") from error
 
 
-def _pour(content: bytes, out: _Watched) -> None:
+def _pour(content: bytes, out: BinaryIO) -> None:
     out.write(content)
 
 
 def _write(path: Path, write: Any, keep_as: Path | None = None) -> None:
     partial = path.with_name(f".{path.name}.part")
     try:
-        # Unbuffered, so that a failing write is raised where torch's own writer hides it behind a RuntimeError.
         with open(partial, "wb", buffering=0) as out:
-            watched = _Watched(out)
-            try:
-                write(watched)
-            except RuntimeError as error:
-                raise (watched.trouble or error) from error
+            with told_plainly(out) as plain:
+                write(plain)
             os.fsync(out.fileno())
         if keep_as is not None and path.exists():
             os.replace(path, keep_as)
@@ -135,28 +131,6 @@ def _write(path: Path, write: Any, keep_as: Path | None = None) -> None:
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise from_os_error(path, error) from error
-
-
-class _Watched:
-    """A file to write to that keeps the system's error; short writes are finished."""
-
-    def __init__(self, out: RawIOBase) -> None:
-        self._out = out
-        self.trouble: OSError | None = None
-
-    def write(self, content: bytes | memoryview) -> int:
-        left = memoryview(content).cast("B")
-        total = len(left)
-        try:
-            while left:
-                left = left[self._out.write(left) :]
-        except OSError as error:
-            self.trouble = error
-            raise
-        return total
-
-    def flush(self) -> None:
-        """Nothing is kept back."""
 
 
 def _settle(folder: Path) -> None:

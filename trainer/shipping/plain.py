@@ -11,7 +11,6 @@ transformers' `ASTConfig`) and `scale` (mean and standard deviation of its pictu
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,8 +24,9 @@ from trainer.backbones.contract import Backbone
 from trainer.backbones.mobilenet import HIDDEN, MobileNet
 from trainer.head import Head
 from trainer.learning.classifier import Classifier
+from trainer.writing import told_plainly
 
-_UNREADABLE = (OSError, RuntimeError, pickle.UnpicklingError, EOFError, AttributeError, TypeError, ValueError, KeyError)
+_NOT_OURS = "is no model that this program wrote for torch"
 
 
 def save(
@@ -51,9 +51,8 @@ def save(
     config = getattr(getattr(encoder, "model", None), "config", None)
     if config is not None:
         saved |= {"config": config.to_dict(), "scale": list(getattr(encoder, "scale", ()))}
-    # torch's own writer makes other errors of a full disk than the system does.
-    with open(path, "wb") as file:
-        torch.save(saved, file)
+    with open(path, "wb", buffering=0) as file, told_plainly(file) as plain:
+        torch.save(saved, plain)
 
 
 def load(path: Path) -> Classifier:
@@ -63,16 +62,28 @@ def load(path: Path) -> Classifier:
     Raises:
         BadFile: missing, or not such a file.
     """
+    saved = _read(path)
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
         state: dict[str, Tensor] = saved["state_dict"]
         own = {key.removeprefix("backbone."): state[key] for key in state if key.startswith("backbone.")}
         classifier = Classifier(_network(saved, own), saved["labels"])
         classifier.load_state_dict(state)
-    except _UNREADABLE as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BadFile(path, f"is no model that this program wrote for torch: {reason}") from error
+    except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
+        raise BadFile(path, f"{_NOT_OURS}: {_brief(error)}") from error
     return classifier.eval()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # torch's reader raises whatever damaged input leads it to, IndexError and struct.error among them.
+        raise BadFile(path, f"{_NOT_OURS}: {_brief(error)}") from error
+    return saved
+
+
+def _brief(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _network(saved: dict[str, Any], state: dict[str, Tensor]) -> Backbone:
