@@ -102,6 +102,14 @@ def test_from_folders_to_a_bundle_that_serves(config: Path, data: Path, tmp_path
 
 
 @pytest.mark.slow
+def test_a_rate_is_suggested_with_its_plot(config: Path, data: Path, tmp_path: Path) -> None:
+    done = run(config, "lr-find", "--data", data, "--out", tmp_path / "rates", *QUICK)
+    rate = float(done.stdout.split("rate=")[1].split()[0])
+    assert 1e-7 < rate < 10.0
+    assert (tmp_path / "rates" / "learning-rates.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
 def test_a_run_that_time_ran_out_on_goes_on_to_the_same_bundle(config: Path, data: Path, tmp_path: Path) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     run(config, "fit", "--data", data, "--run", whole, "--id", "same", *QUICK)
@@ -133,6 +141,26 @@ def test_a_killed_run_goes_on(config: Path, data: Path, tmp_path: Path) -> None:
     Ensemble(bundle.load(tmp_path / "run" / "bundle"), device=Device.CPU, threads=1)
     leftovers = [path.name for path in (tmp_path / "run").rglob("*") if ".part" in path.name or path.name[0] == "."]
     assert leftovers == []
+
+
+@pytest.mark.slow
+def test_two_processes_fit_one_model(config: Path, data: Path, tmp_path: Path) -> None:
+    """As `accelerate launch` runs it on two GPUs, here on two processes of a CPU."""
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+    ]
+    words = ["-m", "trainer", "--config", config, "fit", "--data", data, "--run", tmp_path / "run", *QUICK]
+    done = subprocess.run([*launch, *map(str, words)], capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("accuracy ") == 1
+    Ensemble(bundle.load(tmp_path / "run" / "bundle"), device=Device.CPU, threads=1)
 
 
 def test_broken_and_unlabelled_files_are_left_out_by_name(config: Path, tmp_path: Path) -> None:

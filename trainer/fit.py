@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from numpy.typing import NDArray
 
 from daemon.core.errors import ConfigError
@@ -152,7 +153,7 @@ def fit(job: Job, telling: Telling, deadline: Callable[[], bool] = lambda: False
     evaluations: list[Evaluation] = []
     untouched: rounds.Known = {}
     for one in rounds.plan_rounds(tracks, job.crosswise):
-        if deadline():
+        if _time_is_up(deadline, state):
             return None
         telling.say(
             f"{one.name}: learns from {len(one.learns)} tracks"
@@ -167,6 +168,14 @@ def fit(job: Job, telling: Telling, deadline: Callable[[], bool] = lambda: False
     if not state.is_main_process:
         return None
     return _finish(job, data, trained, evaluations, store, untouched, left, telling)
+
+
+def _time_is_up(deadline: Callable[[], bool], state: PartialState) -> bool:
+    """What the main process's clock says; the others must not go on, or stop, without it."""
+    told = [deadline()]
+    if state.num_processes > 1:
+        broadcast_object_list(told)
+    return told[0]
 
 
 def fingerprint(data: Path) -> str:

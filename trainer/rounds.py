@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from numpy.typing import NDArray
 
 from trainer.backbones import build
@@ -107,22 +108,17 @@ def take(
     if start is not None:
         # A head that is right from the first step sends back no noise into pretrained weights.
         classifier.take_head(probe(classifier.backbone, one.learns, targets, store, plan, len(labels), untouched))
-    if plan.depth is Depth.HEAD and plan.refit_head:
-        # The regression has the best head there is for this backbone: nothing is left to descend to.
-        folder.mkdir(parents=True, exist_ok=True)
-        checkpoint.save_best(folder, classifier.state_dict(), classifier.labels)
-        _finish(folder, classifier.linear(), Outcome(Stopped.COMPLETE, 0, 0, 0, (), (), ()))
-        return Trained(classifier, classifier.linear(), read_outcome(folder))
-    outcome = _learn(one, classifier, targets, plan, store, folder, observers, deadline)
+    outcome = Outcome(Stopped.COMPLETE, 0, 0, 0, (), (), ())
+    if plan.depth is not Depth.HEAD or not plan.refit_head:
+        outcome = _learn(one, classifier, targets, plan, store, folder, observers, deadline)
+    # Otherwise the regression has the best head there is for this backbone: nothing is left to descend to.
     if outcome.stopped is Stopped.DEADLINE:
         return Trained(classifier, classifier.linear(), None)
-    head = classifier.linear()
-    if plan.refit_head:
-        head = probe(classifier.backbone, one.learns, targets, store, plan, len(labels))
-        classifier.take_head(head)
-        checkpoint.save_best(folder, classifier.state_dict(), classifier.labels)
-    _finish(folder, head, outcome)
-    return Trained(classifier, head, read_outcome(folder))
+    state = PartialState()
+    if state.is_main_process:
+        _finish(one, classifier, targets, plan, store, folder, untouched, outcome)
+    state.wait_for_everyone()
+    return Trained(classifier, read_head(folder / HEAD), read_outcome(folder))
 
 
 def probe(
@@ -223,7 +219,25 @@ class _Examples:
         """Nothing to show."""
 
 
-def _finish(folder: Path, head: Head, outcome: Outcome) -> None:
+def _finish(
+    one: Round,
+    classifier: Classifier,
+    targets: Targets,
+    plan: Plan,
+    store: ClipStore,
+    folder: Path,
+    untouched: Known,
+    outcome: Outcome,
+) -> None:
+    """Fit the last head, and write weights, head and, last of all, the outcome that says that the round is done."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if plan.refit_head and outcome.epochs:
+        known = untouched if plan.depth is Depth.HEAD else None
+        classifier.take_head(
+            probe(classifier.backbone, one.learns, targets, store, plan, len(classifier.labels), known)
+        )
+    checkpoint.save_best(folder, classifier.state_dict(), classifier.labels)
+    head = classifier.linear()
     partial_file = folder / f".{HEAD}.part.npz"
     np.savez(partial_file, weights=head.weights, bias=head.bias)
     partial_file.replace(folder / HEAD)
