@@ -79,7 +79,7 @@ def _plan_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 type=click.Choice(["auto", "gpu", "cpu"]),
                 help="Recommended numbers; default: the config's.",
             ),
-            click.option("--backbone", help="ast, mobilenet or compact; default: the recipe's."),
+            click.option("--backbone", help="ast, ast-fast, mobilenet or compact; default: the recipe's."),
             click.option("--start", help="Pretrained weights: a name, file or folder; random: none."),
             click.option(
                 "--set", "settings", multiple=True, metavar="NAME=VALUE", help="Any number of the plan, as epochs=4."

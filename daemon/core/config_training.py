@@ -42,7 +42,7 @@ class Training(BaseModel):
 
     recipe: Recipe = Field(Recipe.AUTO, description="auto: gpu where CUDA answers, else cpu. Or always one of them.")
     backbone: Annotated[str, NO_CONTROL] | None = Field(
-        None, description="The network that is trained: ast, mobilenet or compact."
+        None, description="The network that is trained: ast, ast-fast, mobilenet or compact."
     )
     start: Annotated[str, NO_CONTROL] | None = Field(
         None,
