@@ -146,20 +146,15 @@ def test_a_killed_run_goes_on(config: Path, data: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_two_processes_fit_one_model(config: Path, data: Path, tmp_path: Path) -> None:
     """As `accelerate launch` runs it on two GPUs, here on two processes of a CPU."""
-    launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-    ]
+    # Without `--multi_gpu` the launcher starts one process only; what a process finds decides what it computes on.
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     words = ["-m", "trainer", "--config", config, "fit", "--data", data, "--run", tmp_path / "run", *QUICK]
-    done = subprocess.run([*launch, *map(str, words)], capture_output=True, text=True, timeout=400)
+    environment = os.environ | {"ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*launch, *map(str, words)], env=environment, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("accuracy ") == 1
+    assert '"processes": 2' in done.stderr
     Ensemble(bundle.load(tmp_path / "run" / "bundle"), device=Device.CPU, threads=1)
 
 

@@ -140,10 +140,12 @@ def resume(place: Place, run: Path, minutes: float | None) -> None:
 
 def _run(place: Place, job: Job, minutes: float | None) -> None:
     from trainer.fit import fit as run_fit
+    from trainer.learning.devices import end_together
     from trainer.paper import tell_result, write_fit_report
 
     until = None if minutes is None else time.monotonic() + 60.0 * minutes
     result = run_fit(job, place.telling(), lambda: until is not None and time.monotonic() >= until)
+    end_together()
     if not place.is_main_process():
         return
     if result is None:

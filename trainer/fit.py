@@ -33,6 +33,7 @@ from trainer.judging import calibrate
 from trainer.judging.crosswise import crosswise
 from trainer.judging.evaluate import Evaluation, evaluate, join
 from trainer.judging.findings import Rival, find
+from trainer.learning.devices import processes
 from trainer.plan import Plan
 from trainer.progress import Telling
 from trainer.rounds import Round, Trained
@@ -143,7 +144,7 @@ def fit(job: Job, telling: Telling, deadline: Callable[[], bool] = lambda: False
         BundleError: the exported graph does not say what torch says.
         TryLater: the disk is full or fails.
     """
-    state = PartialState()
+    state = processes()
     data = manifest.read(job.data)
     if state.is_main_process:
         begin(job)

@@ -90,9 +90,9 @@ class Place:
 
     def is_main_process(self) -> bool:
         """Whether this is the one process that speaks and writes, under `accelerate launch`."""
-        from accelerate import PartialState
+        from trainer.learning.devices import processes
 
-        return bool(PartialState().is_main_process)
+        return bool(processes().is_main_process)
 
     def telling(self) -> Telling:
         """Progress for a person on a terminal, events elsewhere; nothing from the other processes."""

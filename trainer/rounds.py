@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from numpy.typing import NDArray
 
 from trainer.backbones import build
@@ -24,6 +23,7 @@ from trainer.judging.calibrate import artist_weights
 from trainer.learning import checkpoint
 from trainer.learning.batches import Crops
 from trainer.learning.classifier import Classifier, embed
+from trainer.learning.devices import processes
 from trainer.learning.examples import examples
 from trainer.learning.train import Validation, train
 from trainer.plan import Depth, Plan
@@ -114,7 +114,7 @@ def take(
     # Otherwise the regression has the best head there is for this backbone: nothing is left to descend to.
     if outcome.stopped is Stopped.DEADLINE:
         return Trained(classifier, classifier.linear(), None)
-    state = PartialState()
+    state = processes()
     if state.is_main_process:
         _finish(one, classifier, targets, plan, store, folder, untouched, outcome)
     state.wait_for_everyone()

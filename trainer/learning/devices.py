@@ -25,6 +25,12 @@ def processes() -> PartialState:
     return PartialState(cpu=cpu, timeout=PATIENCE)
 
 
+def end_together() -> None:
+    """Take leave of the other processes; nothing is asked of them afterwards."""
+    if processes().num_processes > 1:
+        torch.distributed.destroy_process_group()
+
+
 def accelerator_for(plan: Plan) -> accelerate.Accelerator:
     """The device, or this process's share of several, for the plan's precision and accumulation. A CPU is used where
     there is no GPU, or where `ACCELERATE_USE_CPU=1` asks for it.
