@@ -461,7 +461,13 @@ def test_what_is_no_network_makes_no_bundle_and_the_trainer_says_why(
 def pulling_process(music: Path, home: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "daemon", "--config", str(music.parent / "config.yaml"), "models", "pull", "mn04"]
     process = subprocess.Popen(
-        [*command, *arguments], env=clean_environment(home), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command, *arguments],
+        env=clean_environment(home),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # What runs in the background of a shell ignores Ctrl-C, and so does what it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         yield process
