@@ -25,10 +25,9 @@ from accelerate.utils import broadcast_object_list
 from numpy.typing import NDArray
 
 from daemon.core.errors import ConfigError
-from trainer import rounds
+from trainer import rounds, untouched
 from trainer.backbones import build
 from trainer.describe import Origin, card, description
-from trainer.head import fit_head
 from trainer.judging import calibrate
 from trainer.judging.crosswise import crosswise
 from trainer.judging.evaluate import Evaluation, evaluate, join
@@ -48,7 +47,7 @@ Array = NDArray[np.float32]
 RUN_VERSION = 1
 RUN = "run.json"
 FINAL = "final"
-BUNDLE, EVALUATION, HOLDOUT, PROBE = "bundle", "evaluation", "holdout", "probe.json"
+BUNDLE, EVALUATION, HOLDOUT = "bundle", "evaluation", "holdout"
 
 # A clip's pieces are longer than the windows that are cut from them.
 STRETCH_S = 15.0
@@ -152,7 +151,7 @@ def fit(job: Job, telling: Telling, deadline: Callable[[], bool] = lambda: False
     tracks = _usable(data.of(Split.TRAIN, Split.VALID), left)
     _check(job, data, tracks)
     evaluations: list[Evaluation] = []
-    untouched: rounds.Known = {}
+    known: rounds.Known = {}
     for one in rounds.plan_rounds(tracks, job.crosswise):
         if _time_is_up(deadline, state):
             return None
@@ -160,7 +159,7 @@ def fit(job: Job, telling: Telling, deadline: Callable[[], bool] = lambda: False
             f"{one.name}: learns from {len(one.learns)} tracks"
             + (f", judged on {len(one.judged)}" if one.judged else "")
         )
-        trained = _train(job, one, data, store, untouched, telling, deadline)
+        trained = _train(job, one, data, store, known, telling, deadline)
         if trained.outcome is None:
             return None
         if one.judged and state.is_main_process:
@@ -168,7 +167,7 @@ def fit(job: Job, telling: Telling, deadline: Callable[[], bool] = lambda: False
         state.wait_for_everyone()
     if not state.is_main_process:
         return None
-    return _finish(job, data, trained, evaluations, store, untouched, left, telling)
+    return _finish(job, data, trained, evaluations, store, known, left, telling)
 
 
 def _time_is_up(deadline: Callable[[], bool], state: PartialState) -> bool:
@@ -267,16 +266,14 @@ def _train(
     one: Round,
     data: DataSet,
     store: ClipStore,
-    untouched: rounds.Known,
+    known: rounds.Known,
     telling: Telling,
     deadline: Callable[[], bool],
 ) -> Trained:
     folder = job.run / one.name
     observers = telling.observers(one.name, job.run / "tensorboard" / one.name, data.labels)
     start = job.start
-    return rounds.take(
-        one, data.labels, job.plan, start, store, folder, untouched, observers=observers, deadline=deadline
-    )
+    return rounds.take(one, data.labels, job.plan, start, store, folder, known, observers=observers, deadline=deadline)
 
 
 def _judge(job: Job, one: Round, trained: Trained, data: DataSet, store: ClipStore, telling: Telling) -> Evaluation:
@@ -302,7 +299,7 @@ def load_result(job: Job) -> Result:
     if not (job.run / EVALUATION).exists():
         raise ConfigError(str(job.run), ["has not finished; `music-reclass-train resume` goes on with it"])
     judged = Evaluation.load(job.run / EVALUATION)
-    probe = _load_probe(job.run)
+    probe = untouched.load(job.run)
     holdout = Evaluation.load(job.run / HOLDOUT) if (job.run / HOLDOUT).exists() else None
     data = manifest.read(job.data)
     origin = Origin(job.plan, job.start, job.id, _folds(judged, job), _calibrated(judged, job), probe)
@@ -315,7 +312,7 @@ def _finish(
     trained: Trained,
     evaluations: Sequence[Evaluation],
     store: ClipStore,
-    untouched: rounds.Known,
+    known: rounds.Known,
     left: Sequence[LeftOut],
     telling: Telling,
 ) -> Result:
@@ -323,7 +320,11 @@ def _finish(
     fitted = _calibrated(heard, job)
     thresholds = dict(zip(data.labels, fitted.thresholds.values, strict=True))
     judged = heard.decided_by(fitted.temperature, thresholds)
-    probe = _probe(job, heard, data, store, untouched) if job.crosswise and job.start else None
+    probe = None
+    if job.crosswise and job.start:
+        tracks = [hearing.track for hearing in heard.heard]
+        probe = untouched.call(tracks, data.labels, job.plan, job.start, store, known)
+        untouched.save(probe, job.run)
     origin = Origin(job.plan, job.start, job.id, len(evaluations), fitted, probe)
     contents = _contents(job, job.id, trained, data, fitted.temperature, thresholds)
     found = find(crosswise(judged, job.aim), rivals(origin))
@@ -378,29 +379,3 @@ def _contents(
         card="",
         taxonomy_hash=job.taxonomy_hash,
     )
-
-
-def _probe(job: Job, heard: Evaluation, data: DataSet, store: ClipStore, untouched: rounds.Known) -> dict[Path, str]:
-    """What a logistic regression on the untouched backbone, every track counting alike, would call each track without
-    having seen its fold: what the training has to beat."""
-    backbone = build(job.plan.backbone, job.start).eval()
-    tracks = [hearing.track for hearing in heard.heard]
-    embeddings = rounds.embeddings(backbone, tracks, store, job.plan, untouched)
-    targets = np.array(data.targets(tracks))
-    fold = np.array([track.fold for track in tracks])
-    logits = np.zeros((len(tracks), len(data.labels)), np.float32)
-    for held_out in sorted(set(fold.tolist())):
-        seen = fold != held_out
-        head = fit_head(embeddings[seen], targets[seen].tolist(), len(data.labels), [1.0] * int(seen.sum()))
-        logits[~seen] = head.logits(embeddings[~seen])
-    called = {track.path: data.labels[row.argmax()] for track, row in zip(tracks, logits, strict=True)}
-    told = [[os.fsdecode(path), genre] for path, genre in called.items()]
-    write_whole(job.run / PROBE, json.dumps(told, ensure_ascii=True).encode())
-    return called
-
-
-def _load_probe(run: Path) -> dict[Path, str] | None:
-    try:
-        return {Path(path): genre for path, genre in json.loads((run / PROBE).read_text(encoding="ascii"))}
-    except FileNotFoundError:
-        return None
