@@ -20,6 +20,7 @@ from daemon.core.errors import BadFile, TryLater
 from daemon.core.inference import Ensemble, Heard
 from daemon.core.ledger import FileStatus, Filing, KnownFile, Ledger
 from daemon.core.records import Abstained, Applied, Decision, Ending, FileState, Parked, Suggested, Unchanged
+from daemon.core.rule import decision_rule
 from daemon.core.taxonomy import Taxonomy
 from daemon.effects import scan, tags
 from daemon.filing import Filer
@@ -300,7 +301,7 @@ class Judge:
         self._ensemble = ensemble
         self._reader = reader
         self._segments = config.models.segments
-        self._rule = policy.decision_rule(ensemble.bundle.manifest, taxonomy, config.thresholds)
+        self._rule = decision_rule(ensemble.bundle.manifest, taxonomy, config.thresholds)
 
     def hear(self, path: Path) -> Judged:
         """The decision on the file at `path`.

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from daemon.core.bundle import Manifest
 from daemon.core.config import Inside, Missing, Outside, Tagging, Thresholds
 from daemon.core.records import Abstention, Candidate, Decision
+from daemon.core.rule import decision_rule
 from daemon.core.taxonomy import Genre, Taxonomy
 from daemon.rules import correct, policy
 from daemon.rules.policy import Leave, Write, plan
@@ -185,28 +186,28 @@ def manifest(labels: Sequence[str], thresholds: Sequence[float]) -> Manifest:
 
 
 def test_labels_are_the_owners_genres_or_none_of_them() -> None:
-    rule = policy.decision_rule(manifest(["rock", "ジャズ", "polka"], [0.5, 0.6, 0.7]), TAXONOMY, Thresholds())
+    rule = decision_rule(manifest(["rock", "ジャズ", "polka"], [0.5, 0.6, 0.7]), TAXONOMY, Thresholds())
     assert rule.genres == {"rock": "Rock", "ジャズ": "Jazz", "polka": None}
     assert rule.thresholds == {"Rock": 0.5, "Jazz": 0.6}
     assert (rule.bundle, rule.labels, rule.temperature) == ("b-1", ("rock", "ジャズ", "polka"), 1.5)
 
 
 def test_the_strictest_threshold_of_joined_labels_holds() -> None:
-    rule = policy.decision_rule(manifest(["rock", "rock & roll"], [0.5, 0.8]), TAXONOMY, Thresholds())
+    rule = decision_rule(manifest(["rock", "rock & roll"], [0.5, 0.8]), TAXONOMY, Thresholds())
     assert rule.thresholds == {"Rock": 0.8}
 
 
 def test_a_genres_own_threshold_outranks_the_configs_and_that_the_bundles() -> None:
     taxonomy = Taxonomy([Genre("Jazz", threshold=0.95), Genre("Rock")])
     labels = manifest(["jazz", "rock"], [0.5, 0.6])
-    assert policy.decision_rule(labels, taxonomy, Thresholds()).thresholds == {"Jazz": 0.95, "Rock": 0.6}
-    assert policy.decision_rule(labels, taxonomy, Thresholds(default=0.1)).thresholds == {"Jazz": 0.95, "Rock": 0.1}
+    assert decision_rule(labels, taxonomy, Thresholds()).thresholds == {"Jazz": 0.95, "Rock": 0.6}
+    assert decision_rule(labels, taxonomy, Thresholds(default=0.1)).thresholds == {"Jazz": 0.95, "Rock": 0.1}
 
 
 def test_a_threshold_of_nought_is_a_threshold() -> None:
     taxonomy = Taxonomy([Genre("Jazz", threshold=0.0), Genre("Rock")])
     labels = manifest(["jazz", "rock"], [0.5, 0.6])
-    assert policy.decision_rule(labels, taxonomy, Thresholds(default=0.0)).thresholds == {"Jazz": 0.0, "Rock": 0.0}
+    assert decision_rule(labels, taxonomy, Thresholds(default=0.0)).thresholds == {"Jazz": 0.0, "Rock": 0.0}
 
 
 # Corrections

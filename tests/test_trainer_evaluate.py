@@ -21,8 +21,7 @@ from daemon.core.records import Abstention, Device
 from daemon.core.taxonomy import Genre, Taxonomy
 from daemon.pipeline import Judge
 from daemon.reading import Reader
-from daemon.rules import policy
-from trainer.judging.evaluate import ARRAYS, FACTS, Evaluation, Hearing, evaluate, join, served_rule
+from trainer.judging.evaluate import ARRAYS, FACTS, Evaluation, Hearing, evaluate, join
 from trainer.tracks.manifest import LeftOut, Split, Track
 from trainer.writing import write_whole
 
@@ -93,12 +92,16 @@ TAXONOMIES = [
 
 @pytest.mark.parametrize("genres", TAXONOMIES)
 @pytest.mark.parametrize("default", ["auto", 0.0, 0.8])
-def test_the_rule_is_the_daemons(tone_bundle: Path, genres: list[Genre], default: str | float) -> None:
+def test_the_rule_is_the_daemons(
+    tone_bundle: Path, tracks: list[Track], genres: list[Genre], default: str | float
+) -> None:
     taxonomy, thresholds = Taxonomy(genres), Thresholds(default=default)  # type: ignore[arg-type]
-    manifest = bundle.load(tone_bundle).manifest
-    own = dict(zip(manifest.labels, (0.5, 0.7, 0.6), strict=True))
-    manifest = manifest.model_copy(update={"decision": manifest.decision.model_copy(update={"thresholds": own})})
-    assert served_rule(manifest, taxonomy, thresholds) == policy.decision_rule(manifest, taxonomy, thresholds)
+    entries = tuple(config.GenreEntry(name=one.name, aliases=one.aliases, threshold=one.threshold) for one in genres)
+    owners = config.Config(taxonomy=entries, thresholds=thresholds)
+    found = evaluate(tone_bundle, tracks[:1], owners)
+    with Reader() as reader:
+        judge = Judge(owners, Ensemble(bundle.load(tone_bundle)), taxonomy, reader)
+    assert found.rules == (judge._rule,)
 
 
 def test_without_a_taxonomy_the_bundles_labels_and_settings_hold(judged: Evaluation, tracks: list[Track]) -> None:

@@ -9,6 +9,7 @@ import enum
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from daemon.core.config_training import TrainingPrecision as Precision
 from daemon.core.errors import ConfigError
 
 
@@ -20,14 +21,6 @@ class Depth(enum.StrEnum):
     FULL = "full"
 
 
-class Precision(enum.StrEnum):
-    """Arithmetic of the forward pass; BF16 and FP16 are mixed with float32 (AMP)."""
-
-    FP32 = "fp32"
-    BF16 = "bf16"
-    FP16 = "fp16"
-
-
 class Averaging(enum.StrEnum):
     """Which weights are kept: the last ones, their exponential moving average (Tarvainen & Valpola, NeurIPS 2017), or
     the mean of those at the ends of the last epochs (SWA, Izmailov et al., UAI 2018)."""
@@ -35,6 +28,9 @@ class Averaging(enum.StrEnum):
     NONE = "none"
     EMA = "ema"
     SWA = "swa"
+
+
+__all__ = ["CPU", "GPU", "RECIPES", "Averaging", "Depth", "Plan", "Precision"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ Each round has a folder of its own and takes up where it stopped when it is run 
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -238,9 +239,9 @@ def _finish(
         )
     checkpoint.save_best(folder, classifier.state_dict(), classifier.labels)
     head = classifier.linear()
-    partial_file = folder / f".{HEAD}.part.npz"
-    np.savez(partial_file, weights=head.weights, bias=head.bias)
-    partial_file.replace(folder / HEAD)
+    arrays = io.BytesIO()
+    np.savez(arrays, weights=head.weights, bias=head.bias)
+    write_whole(folder / HEAD, arrays.getvalue())
     told = {
         "stopped": str(outcome.stopped),
         "epochs": outcome.epochs,

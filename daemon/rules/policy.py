@@ -9,9 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from daemon.core.bundle import Manifest
-from daemon.core.config import Inside, Missing, Mode, Outside, Tagging, Thresholds
-from daemon.core.decide import Rule
+from daemon.core.config import Inside, Missing, Mode, Outside, Tagging
 from daemon.core.ledger_records import FileStatus
 from daemon.core.records import Decision
 from daemon.core.taxonomy import Taxonomy
@@ -88,22 +86,3 @@ def finished(status: FileStatus, mode: Mode) -> bool:
 def filed_genre(genres: Sequence[str], taxonomy: Taxonomy) -> str | None:
     """The genre in whose folder a file with these genres belongs: the first that the taxonomy knows."""
     return next((name for genre in genres if (name := taxonomy.resolve(genre)) is not None), None)
-
-
-def decision_rule(manifest: Manifest, taxonomy: Taxonomy, thresholds: Thresholds) -> Rule:
-    """How a bundle's outputs become decisions in the owner's taxonomy.
-
-    A genre's own threshold outranks the config's, which outranks the bundle's calibrated one. Where several of the
-    bundle's labels are one genre to the owner, the strictest of their thresholds holds.
-    """
-    genres = taxonomy.mapping(manifest.labels)
-    calibrated: dict[str, float] = {}
-    for label, genre in genres.items():
-        if genre is not None:
-            calibrated[genre] = max(calibrated.get(genre, 0.0), manifest.decision.thresholds[label])
-    chosen = {}
-    for name, threshold in calibrated.items():
-        own = taxonomy.genre(name).threshold
-        general = threshold if thresholds.default == "auto" else thresholds.default
-        chosen[name] = general if own is None else own
-    return Rule(manifest.id, tuple(manifest.labels), genres, manifest.decision.temperature, chosen)

@@ -70,15 +70,15 @@ class Calibration:
     thresholds: Thresholds
 
 
-def artist_weights(artists: Sequence[str]) -> Weights:
-    """A weight per track: one over the root of its artist's number of tracks, 1 where the artist is unknown.
+def artist_weights(artists: Sequence[str], power: float = 0.5) -> Weights:
+    """A weight per track: one over its artist's number of tracks to the `power`, 1 where the artist is unknown.
 
     What is to be met are new artists, not more tracks of these. Of the starter's data two artists are a third of all
     pop: unweighted, their label's taste alone would set the threshold. The root stands between counting tracks, of
     which an artist's resemble each other, and counting artists, of whom some have one track only.
     """
     counts = Counter(artists)
-    return np.array([counts[artist] ** -0.5 if artist else 1.0 for artist in artists])
+    return np.array([counts[artist] ** -power if artist else 1.0 for artist in artists])
 
 
 def calibrate(

@@ -27,12 +27,12 @@ from numpy.typing import NDArray
 
 from daemon.core import bundle as bundles
 from daemon.core.audio import Sound
-from daemon.core.bundle import Manifest
 from daemon.core.config import Config, Thresholds
 from daemon.core.decide import Rule, decide
 from daemon.core.errors import BadFile, ConfigError, FileTrouble
 from daemon.core.inference import Ensemble
 from daemon.core.records import Decision, Device
+from daemon.core.rule import decision_rule
 from daemon.core.taxonomy import Taxonomy
 from trainer.judging.calibrate import Groups, grouped
 from trainer.judging.metrics import Probabilities
@@ -217,7 +217,7 @@ def evaluate(
     """
     loaded = bundles.load(bundle)
     taxonomy = None if config is None else config.build_taxonomy()
-    rule = served_rule(loaded.manifest, taxonomy, Thresholds() if config is None else config.thresholds)
+    rule = decision_rule(loaded.manifest, taxonomy, Thresholds() if config is None else config.thresholds)
     if not rule.thresholds:
         raise ConfigError("taxonomy", [f"has no genre for any label of {loaded.id}: {', '.join(loaded.labels)}"])
     if not tracks:
@@ -235,27 +235,6 @@ def evaluate(
             failures.append(LeftOut(track.path, trouble.reason))
         advance(done, len(tracks))
     return Evaluation((rule,), tuple(heard), tuple(failures))
-
-
-def served_rule(manifest: Manifest, taxonomy: Taxonomy | None, thresholds: Thresholds) -> Rule:
-    """How the daemon makes decisions of this bundle's outputs in the owner's taxonomy; without one, in its own labels.
-
-    A genre's own threshold outranks the config's, which outranks the bundle's calibrated one; where several labels
-    are one genre to the owner, the strictest of their thresholds holds (`daemon.rules.policy.decision_rule`, which
-    the trainer may not import: a test holds the two together).
-    """
-    labels = manifest.labels
-    genres = dict(zip(labels, labels, strict=True)) if taxonomy is None else taxonomy.mapping(labels)
-    calibrated: dict[str, float] = {}
-    for label, genre in genres.items():
-        if genre is not None:
-            calibrated[genre] = max(calibrated.get(genre, 0.0), manifest.decision.thresholds[label])
-    chosen = {}
-    for name, threshold in calibrated.items():
-        general = threshold if thresholds.default == "auto" else thresholds.default
-        own = None if taxonomy is None else taxonomy.genre(name).threshold
-        chosen[name] = general if own is None else own
-    return Rule(manifest.id, tuple(labels), genres, manifest.decision.temperature, chosen)
 
 
 def join(evaluations: Sequence[Evaluation]) -> Evaluation:

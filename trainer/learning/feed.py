@@ -6,7 +6,6 @@ all steps are of one size, every draw is trained on once, and one number says wh
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Generator, Iterator
 from itertools import islice
 from typing import cast
@@ -16,6 +15,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Sampler, default_collate
 
+from trainer.judging.calibrate import artist_weights
 from trainer.learning.batches import BalancedSampler, Crops, Key
 from trainer.plan import Plan
 
@@ -48,9 +48,8 @@ class Stream(Sampler[Key]):
 
 def sampler_for(crops: Crops, labels: int, plan: Plan) -> BalancedSampler:
     """The order in which a plan draws these tracks; every stream of a run lies over one of these."""
-    artists = Counter(track.artist for track in crops.tracks)
-    importance = [artists[track.artist] ** -plan.artist_balance if track.artist else 1.0 for track in crops.tracks]
-    return BalancedSampler(crops.targets, labels, plan.balance, plan.seed, importance)
+    importance = artist_weights([track.artist for track in crops.tracks], plan.artist_balance)
+    return BalancedSampler(crops.targets, labels, plan.balance, plan.seed, importance.tolist())
 
 
 def feed(accelerator: Accelerator, crops: Crops, draws: Stream, plan: Plan) -> Generator[Batch]:
